@@ -1,0 +1,1 @@
+"""The callers' side: the command line, and clients. Imports no Ray, no torch."""

@@ -1,0 +1,1 @@
+"""The service: files here are Ray, folders are Ray-free."""

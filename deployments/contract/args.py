@@ -1,0 +1,133 @@
+"""The typed configuration: `args` of the application and `user_config` of its deployments.
+
+`args` are read once by `graph.build` and passed down in parts; a change of them needs new replicas.
+`user_config` reaches running replicas. Unknown keys are refused in both. Units stand in the names:
+`_s` seconds, `_bytes`, `_chars` Unicode characters, `_tokens` model tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
+DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # notes of the Hub: later commits were reverted
+EMBEDDED = "embedded"  # the bi-encoder that comes as a Python wheel
+
+
+class Args(BaseModel):
+    """Frozen, strict about unknown keys, each field documented where it stands."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelArgs(Args):
+    """Which model answers, and how it is computed: one decision for all replicas."""
+
+    name: str = DEFAULT_MODEL
+    """A Hub id, an absolute folder, or `embedded`."""
+
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """The commit of a Hub id, all 40 digits; a folder has none."""
+
+    fallback: Literal["embedded"] | None = None
+    """What answers when the weights are not on this machine; null refuses to start instead."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA when the Classifier has a `num_gpus`, else the CPU."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the NLI engine; the embedded model always runs in fp32."""
+
+    threads: PositiveInt | None = None
+    """CPU threads of one replica's engine; null: every core of the machine."""
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.startswith("/")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pin_the_default(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("name", DEFAULT_MODEL) == DEFAULT_MODEL:
+            return {"revision": DEFAULT_REVISION, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _check_name(self) -> ModelArgs:
+        pinned = self.revision is not None
+        if self.is_folder or self.name == EMBEDDED:
+            if pinned:
+                raise ValueError(f"model.revision belongs to a Hub id, but model.name is {self.name!r}; remove it")
+        elif self.name.startswith((".", "~")) or self.name.count("/") != 1:
+            raise ValueError(
+                f"model.name is {self.name!r}; allowed: an absolute folder, a Hub id (owner/name), or {EMBEDDED!r}"
+            )
+        elif not pinned:
+            raise ValueError(f"model.name {self.name!r} is a Hub id: pin it, model.revision: <40-digit commit>")
+        return self
+
+
+class CapsArgs(Args):
+    """The largest single request."""
+
+    max_body_bytes: PositiveInt = 1_048_576
+    """Of the JSON body; for handle callers, of all texts and hypotheses as UTF-8."""
+
+    max_texts: PositiveInt = 256
+    """Texts in one request."""
+
+    max_text_chars: PositiveInt = 100_000
+    """Of one text."""
+
+    max_labels: PositiveInt = 256
+    """Labels in one request."""
+
+    max_label_chars: PositiveInt = 256
+    """Of one label."""
+
+    max_pairs: PositiveInt = 4_096
+    """Texts times labels."""
+
+
+class DeadlineArgs(Args):
+    """How long a request may take before it is answered with 504."""
+
+    default_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """For a request that names none."""
+
+    max_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+    """The longest that a request may ask for."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> DeadlineArgs:
+        if self.default_s > self.max_s:
+            raise ValueError(f"deadline.default_s {self.default_s:g} exceeds deadline.max_s {self.max_s:g}")
+        return self
+
+
+class AppArgs(Args):
+    """`applications[0].args` of serve_config.yaml."""
+
+    auth: Literal["off"]
+    """Must be said: there are no API keys yet, so only callers on this machine are let in."""
+
+    model: ModelArgs = ModelArgs()
+    """Which model answers."""
+
+    caps: CapsArgs = CapsArgs()
+    """The largest single request."""
+
+    deadline: DeadlineArgs = DeadlineArgs()
+    """How long a request may take."""
+
+    allowed_hosts: list[str] = []
+    """Values of the Host header beside loopback names, without port (guards against DNS rebinding)."""
+
+
+class ClassifierConfig(Args):
+    """`user_config` of the Classifier: changes without a restart."""
+
+    max_batch_tokens: PositiveInt = 4_096
+    """Padded tokens in one run of the engine."""

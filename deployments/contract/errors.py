@@ -1,0 +1,139 @@
+"""Every error that a caller can see, in one tree.
+
+    ServiceError
+    +-- MalformedJson          400  the body is not JSON
+    +-- HostNotAllowed         403  the Host header names neither loopback nor an allowed host
+    +-- PeerNotAllowed         403  a caller from another machine while `auth` is off
+    +-- NotFound               404  no such route
+    |   +-- ModelNotFound      404  the request asks for a model that is not served
+    +-- MethodNotAllowed       405
+    +-- BodyTooLarge           413
+    +-- UnsupportedMediaType   415
+    +-- InvalidRequest         422  wrong fields, each named by a JSON pointer
+    +-- HypothesisTooLong      422  longer than the model takes (raised by the engine, which alone can count tokens)
+    +-- EngineFailed           500  the engine raised on this text
+    +-- Unavailable            503  no replica can answer now
+    +-- DeadlineExceeded       504
+
+Only the standard library is imported: a process without torch must be able to unpickle what the model
+raised. Each class passes all its arguments to `super().__init__`, so a copy survives the pickling between
+Ray processes. A message says what was wrong, what was allowed and what to do; it never holds a text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+
+class FieldError(NamedTuple):
+    """One field of a request that is wrong."""
+
+    pointer: str
+    """RFC 6901 pointer into the request, "" for the whole of it."""
+
+    detail: str
+
+
+class ServiceError(Exception):
+    """The root: an HTTP status, a stable `code` and a short `title`."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+
+class MalformedJson(ServiceError):
+    status = 400
+    code = "malformed_json"
+    title = "The body is not JSON"
+
+
+class HostNotAllowed(ServiceError):
+    status = 403
+    code = "host_not_allowed"
+    title = "Host not allowed"
+
+
+class PeerNotAllowed(ServiceError):
+    status = 403
+    code = "peer_not_allowed"
+    title = "Caller not allowed"
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    title = "Model not served here"
+
+
+class MethodNotAllowed(ServiceError):
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+
+
+class BodyTooLarge(ServiceError):
+    status = 413
+    code = "body_too_large"
+    title = "Request too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class InvalidRequest(ServiceError):
+    """The request is JSON, but not a valid request; `errors` names each wrong field."""
+
+    status = 422
+    code = "invalid_request"
+    title = "Invalid request"
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "; ".join(f"{e.pointer}: {e.detail}" if e.pointer else e.detail for e in self.errors)
+
+
+class HypothesisTooLong(ServiceError):
+    """The hypothesis at `index` is `n_tokens` long; the model takes `max_tokens` beside one token of text."""
+
+    status = 422
+    code = "invalid_request"
+    title = "Invalid request"
+
+    def __init__(self, index: int, n_tokens: int, max_tokens: int) -> None:
+        super().__init__(index, n_tokens, max_tokens)
+        self.index = index
+        self.n_tokens = n_tokens
+        self.max_tokens = max_tokens
+
+    def __str__(self) -> str:
+        return f"the hypothesis has {self.n_tokens} tokens, the model takes at most {self.max_tokens}; shorten it"
+
+
+class EngineFailed(ServiceError):
+    status = 500
+    code = "engine_failed"
+    title = "The model failed on this text"
+
+
+class Unavailable(ServiceError):
+    status = 503
+    code = "unavailable"
+    title = "Not available now"
+
+
+class DeadlineExceeded(ServiceError):
+    status = 504
+    code = "deadline_exceeded"
+    title = "Deadline exceeded"

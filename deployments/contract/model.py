@@ -1,0 +1,28 @@
+"""Which model really answers: decided once per deployment, before any replica starts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ServedModel(BaseModel):
+    """The model behind every answer, as callers see it in `/v1/models`."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    """A Hub id, a folder, or `sentence-transformers/all-MiniLM-L6-v2` for the embedded model."""
+
+    revision: str | None
+    """The commit of a Hub id."""
+
+    engine: Literal["torch-fp32", "torch-bf16", "embedding-fp32"]
+    """How it is computed."""
+
+    fallback: bool
+    """True when the configured model was not on this machine, and the embedded one answers for it."""
+
+    template: str
+    """The hypothesis template of requests that bring none."""

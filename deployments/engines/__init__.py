@@ -1,0 +1,1 @@
+"""From (premise, hypothesis) pairs to logits."""
