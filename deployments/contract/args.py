@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
-DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # notes of the Hub: later commits were reverted
+DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # the Hub's head at the time of writing
 EMBEDDED = "embedded"  # the bi-encoder that comes as a Python wheel
 
 

@@ -1,0 +1,112 @@
+"""The front door: HTTP and handle callers enter here, by the same validation, into the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from deployments.contract.args import AppArgs
+from deployments.contract.decode import deadline_s as decode_deadline
+from deployments.contract.decode import decode, label_pointer
+from deployments.contract.errors import (
+    DeadlineExceeded,
+    FieldError,
+    HypothesisTooLong,
+    InvalidRequest,
+    ModelNotFound,
+    ServiceError,
+    Unavailable,
+)
+from deployments.contract.model import ServedModel
+from deployments.contract.wire import ClassifyRequest, ClassifyResponse
+from deployments.core.work import Outcome, Work
+from deployments.core.zeroshot import hypotheses
+from deployments.web.answers import Answer, encode
+from deployments.web.app import create_app
+
+PROBE_TIMEOUT_S = 2.0  # a readiness probe that takes longer is as good as a no
+_PROBE: Work = {"texts": ["ready?"], "hypotheses": ["yes"]}
+
+_log = logging.getLogger("ray.serve")
+
+
+@serve.deployment
+@serve.ingress()  # the app is built on the replica, by __serve_build_asgi_app__
+class Ingress:
+    """Decodes, plans, calls the classifier, encodes."""
+
+    def __init__(self, classifier: DeploymentHandle, args: AppArgs, model: ServedModel) -> None:
+        self._classifier = classifier
+        self._args = args
+        self._model = model
+        if model.fallback:
+            _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(self._args, self._model, classify=self._answer, probe=self._probe)
+
+    async def classify(self, request: object, deadline_s: float | None = None) -> ClassifyResponse:
+        """For handle callers: `serve.get_app_handle("nli").classify.remote({"text": ..., "labels": ...})`.
+
+        Args:
+            request: what the JSON body of `POST /v1/classify` holds.
+            deadline_s: seconds until `DeadlineExceeded`; the default is `args.deadline.default_s`.
+
+        Raises:
+            ServiceError: the classes of deployments/contract/errors.py.
+        """
+        seconds = decode_deadline(deadline_s, self._args.deadline)
+        answer = await self._answer(request, seconds, str(uuid.uuid4()))
+        return answer.body
+
+    async def _answer(self, payload: object, seconds: float, request_id: str) -> Answer:
+        request = decode(payload, self._args.caps)
+        self._check_model(request.model)
+        claims = request.own_hypotheses or hypotheses(request.label_names, request.template or self._model.template)
+        try:
+            outcome = await self._score({"texts": request.texts, "hypotheses": claims}, seconds)
+        except HypothesisTooLong as error:
+            raise _blame_label(request, error) from None
+        return encode(request, outcome, self._model, request_id)
+
+    async def _probe(self) -> None:
+        await self._score(_PROBE, PROBE_TIMEOUT_S)
+
+    async def _score(self, work: Work, seconds: float) -> Outcome:
+        """The classifier's outcome, or a `ServiceError`; a replica that dies is asked again once."""
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    return await self._call(work)
+                except RayActorError:
+                    return await self._call(work)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer from the model within {seconds:.3g} s; ask for less at a time") from None
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, ServiceError) else error
+        except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
+            raise Unavailable("no replica of the model can take this request now; try again") from error
+
+    async def _call(self, work: Work) -> Outcome:
+        response = self._classifier.score.remote(work)
+        try:
+            outcome: Outcome = await response
+        except asyncio.CancelledError:
+            response.cancel()  # Serve's default mode would let the work run on
+            raise
+        return outcome
+
+    def _check_model(self, wanted: str | None) -> None:
+        if wanted is not None and wanted != self._model.name:
+            raise ModelNotFound(f"this service answers with {self._model.name}; ask for that, or leave out `model`")
+
+
+def _blame_label(request: ClassifyRequest, error: HypothesisTooLong) -> InvalidRequest:
+    return InvalidRequest([FieldError(label_pointer(request, error.index), str(error))])

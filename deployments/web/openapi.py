@@ -1,0 +1,111 @@
+"""The OpenAPI document, generated from the wire models and the errors: they are stated once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from deployments.contract import errors, wire
+from deployments.contract.args import CapsArgs
+
+from .problems import MEDIA_TYPE
+
+Json = dict[str, Any]  # a JSON Schema or a part of an OpenAPI document: as deep as they come
+
+_ALWAYS = (errors.HostNotAllowed, errors.ServiceError)
+_CLASSIFY = (
+    errors.MalformedJson,
+    errors.ModelNotFound,
+    errors.BodyTooLarge,
+    errors.UnsupportedMediaType,
+    errors.InvalidRequest,
+    errors.Unavailable,
+    errors.DeadlineExceeded,
+)
+_EXAMPLE = {"text": "My card was charged twice", "labels": ["billing", "delivery"]}
+
+
+def document(caps: CapsArgs) -> Json:
+    """The service's HTTP interface, with the caps of this deployment in words."""
+    schemas = _schemas()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "nli-serve",
+            "version": "1",
+            "description": "Zero-shot text classification: which of these labels fits this text?",
+        },
+        "paths": {
+            "/v1/classify": {"post": _classify(caps)},
+            "/v1/models": {"get": _get("The model that answers.", "ModelList")},
+            "/healthz": {"get": _get("The process is alive.", "Health")},
+            "/readyz": {
+                "get": _get(
+                    "The model answers: made by a round trip through it.",
+                    "Readiness",
+                    errors.Unavailable,
+                    errors.DeadlineExceeded,
+                )
+            },
+            "/openapi.json": {"get": _get("This document.", None)},
+        },
+        "components": {"schemas": schemas},
+    }
+
+
+def _classify(caps: CapsArgs) -> Json:
+    body = {"application/json": {"schema": _ref("ClassifyRequest"), "example": _EXAMPLE}}
+    deadline = {
+        "name": "X-Deadline-Seconds",
+        "in": "header",
+        "description": "Seconds after which the answer is 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+    return {
+        "summary": "Which of these labels fits each text?",
+        "description": f"At most {caps.max_texts} texts of {caps.max_text_chars} characters, {caps.max_labels} labels "
+        f"of {caps.max_label_chars} characters, {caps.max_pairs} pairs, {caps.max_body_bytes} bytes of body.",
+        "operationId": "classify",
+        "parameters": [deadline],
+        "requestBody": {"required": True, "content": body},
+        "responses": _responses("ClassifyResponse", _CLASSIFY),
+    }
+
+
+def _get(summary: str, schema: str | None, *raised: type[errors.ServiceError]) -> Json:
+    return {"summary": summary, "responses": _responses(schema, raised)}
+
+
+def _responses(schema: str | None, raised: tuple[type[errors.ServiceError], ...]) -> Json:
+    found: Json = {
+        "200": {
+            "description": "The answer.",
+            "content": {"application/json": {"schema": _ref(schema) if schema else {"type": "object"}}},
+        }
+    }
+    for error in (*raised, *_ALWAYS):
+        content = {MEDIA_TYPE: {"schema": _ref("Problem")}}
+        found[str(error.status)] = {"description": error.title, "content": content}
+    return dict(sorted(found.items()))
+
+
+def _schemas() -> Json:
+    found: Json = {}
+    for model in (
+        wire.ClassifyRequest,
+        wire.ClassifyResponse,
+        wire.Problem,
+        wire.ModelList,
+        wire.Health,
+        wire.Readiness,
+    ):
+        adapter: TypeAdapter[Any] = TypeAdapter(model)
+        schema = adapter.json_schema(ref_template="#/components/schemas/{model}")
+        found |= schema.pop("$defs", {})
+        found[model.__name__] = schema
+    return found
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,20 @@
+"""Ray only where a test asks for it: under tests/serve, or by the mark `serve`."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine generates slowly and runs slowly; neither is a failure of the code under test.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("any-machine")
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("serve") is None:
+        monkeypatch.setattr("ray.init", _refuse)
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise AssertionError("this test is not marked `serve`, yet it starts Ray")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from deployments.contract.args import DEFAULT_MODEL, DEFAULT_REVISION, AppArgs, ClassifierConfig, ModelArgs
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_default_model_is_pinned() -> None:
+    assert (ModelArgs().name, ModelArgs().revision) == (DEFAULT_MODEL, DEFAULT_REVISION)
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "/models/nli"}, {"name": "embedded"}, {"name": "owner/model", "revision": COMMIT}]
+)
+def test_accepts_a_folder_the_embedded_model_and_a_pinned_hub_id(model: dict[str, Any]) -> None:
+    ModelArgs.model_validate(model)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({}, "auth"),
+        ({"auth": "required"}, "auth"),
+        ({"auth": "off", "modle": {}}, "modle"),
+        ({"auth": "off", "model": {"nam": "x"}}, "nam"),
+        ({"auth": "off", "model": {"name": "owner/model"}}, "pin it"),
+        ({"auth": "off", "model": {"name": "owner/model", "revision": "main"}}, "revision"),
+        ({"auth": "off", "model": {"name": "/models/nli", "revision": COMMIT}}, "belongs to a Hub id"),
+        ({"auth": "off", "model": {"name": "./nli"}}, "an absolute folder"),
+        ({"auth": "off", "model": {"name": "nli"}}, "an absolute folder"),
+        ({"auth": "off", "deadline": {"default_s": 60, "max_s": 30}}, "exceeds"),
+        ({"auth": "off", "deadline": {"default_s": float("nan")}}, "default_s"),
+        ({"auth": "off", "caps": {"max_texts": 0}}, "max_texts"),
+    ],
+)
+def test_refuses_and_names_the_field(args: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        AppArgs.model_validate(args)
+
+
+def test_user_config_refuses_an_unknown_key() -> None:
+    with pytest.raises(ValidationError, match="max_batch_token"):
+        ClassifierConfig.model_validate({"max_batch_token": 1})

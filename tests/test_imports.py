@@ -1,0 +1,74 @@
+"""The import rules of docs/architecture.md, as data."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Who may import what of ours, besides itself. `deployments` alone stands for its Ray files.
+ALLOWED = {
+    "deployments.contract": set(),
+    "deployments.core": set(),
+    "deployments.engines": {"deployments.contract", "deployments.core"},
+    "deployments.web": {"deployments.contract", "deployments.core"},
+    "deployments": {"deployments.contract", "deployments.core", "deployments.engines", "deployments.web"},
+    "clients": {"deployments.contract"},
+}
+# What the pure parts never see.
+FOREIGN = {
+    "deployments.contract": {"ray", "torch", "transformers", "numpy", "starlette"},
+    "deployments.core": {"ray", "torch", "transformers", "starlette", "pydantic", "time", "threading", "asyncio"},
+    "deployments.engines": {"ray", "starlette"},
+    "deployments.web": {"ray", "torch", "transformers"},
+}
+GRAPH = "deployments/graph.py"  # wires the Ray files, so it imports them
+BASE = {"clients/__init__.py", "clients/cli.py"}  # need no extra; the cli imports the server's commands inside them
+FILES = sorted(p.relative_to(ROOT) for top in ("deployments", "clients") for p in (ROOT / top).rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_only_what_its_part_may_see(file: Path) -> None:
+    part = _part(".".join(file.with_suffix("").parts))
+
+    for module in _imports(file):
+        ours = module.split(".")[0] in ("deployments", "clients")
+        if ours and _part(module) != part and str(file) != GRAPH:
+            assert _part(module) in ALLOWED[part], f"{file} imports {module}"
+        assert module.split(".")[0] not in FOREIGN.get(part, set()), f"{file} imports {module}"
+
+
+def test_only_the_graph_imports_other_ray_files() -> None:
+    ray_files = {f"deployments.{p.stem}" for p in (ROOT / "deployments").glob("*.py")} - {"deployments.__init__"}
+
+    for file in (ROOT / "deployments").glob("*.py"):
+        if file.name != "graph.py":
+            assert not ray_files & set(_imports(file.relative_to(ROOT))), file
+
+
+def test_the_command_line_imports_nothing_of_the_server_at_its_top() -> None:
+    for file in FILES:
+        if str(file) in BASE:
+            top_level = {m.split(".")[0] for m in _imports(file, top_level_only=True)}
+            assert not top_level & {"ray", "torch", "transformers", "yaml", "huggingface_hub"}, file
+
+
+def _part(module: str) -> str:
+    """`deployments.web.app` -> `deployments.web`; `deployments.ingress` -> `deployments`."""
+    return next((part for part in ALLOWED if "." in part and f"{module}.".startswith(f"{part}.")), module.split(".")[0])
+
+
+def _imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse((ROOT / file).read_text())
+    package = ".".join(file.parts[:-1])
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{package}.{node.module}" if node.level else node.module
+            assert base is not None
+            yield from (f"{base}.{a.name}" if base in ("deployments", "clients") else base for a in node.names)
