@@ -73,4 +73,5 @@ class _Arrival:
 
 
 def _gpu_fraction() -> float:
-    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
+    context = ray.get_runtime_context()
+    return float(context.get_assigned_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]

@@ -23,4 +23,6 @@ def build(args: AppArgs) -> Application:
 
 def assemble(args: AppArgs, model: ServedModel, load_engine: LoadEngine) -> Application:
     """The same graph around any engine."""
-    return Ingress.bind(Classifier.bind(load_engine), args, model)  # type: ignore[attr-defined]
+    classifier = Classifier.bind(load_engine)  # type: ignore[attr-defined]
+    graph: Application = Ingress.bind(classifier, args, model)  # type: ignore[attr-defined]
+    return graph

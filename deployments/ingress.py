@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from typing import Any
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -42,7 +43,7 @@ _log = logging.getLogger("ray.serve")
 class Ingress:
     """Decodes, plans, calls the classifier, encodes."""
 
-    def __init__(self, classifier: DeploymentHandle, args: AppArgs, model: ServedModel) -> None:
+    def __init__(self, classifier: DeploymentHandle[Any], args: AppArgs, model: ServedModel) -> None:
         self._classifier = classifier
         self._args = args
         self._model = model
@@ -90,7 +91,9 @@ class Ingress:
         except TimeoutError:
             raise DeadlineExceeded(f"no answer from the model within {seconds:.3g} s; ask for less at a time") from None
         except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, ServiceError) else error
+            if isinstance(error.cause, ServiceError):
+                raise error.cause from None
+            raise
         except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
             raise Unavailable("no replica of the model can take this request now; try again") from error
 
@@ -99,7 +102,7 @@ class Ingress:
         try:
             outcome: Outcome = await response
         except asyncio.CancelledError:
-            response.cancel()  # Serve's default mode would let the work run on
+            response.cancel()  # type: ignore[no-untyped-call]  # else Serve's default mode lets the work run on
             raise
         return outcome
 

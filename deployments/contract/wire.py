@@ -39,7 +39,8 @@ def _one_placeholder(template: str) -> str:
 
 
 def _kind(value: object) -> str | None:
-    return {str: "string", list: "list", dict: "object"}.get(type(value))
+    kinds: dict[type, str] = {str: "string", list: "list", dict: "object"}
+    return kinds.get(type(value))
 
 
 Words = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]

@@ -58,7 +58,8 @@ def _logits(engine: Engine, pairs: Sequence[Pair], max_tokens: int) -> FloatArra
     """(n_pairs, 2), NaN for the pairs that the engine failed on."""
     logits = np.full((len(pairs), 2), np.nan, np.float32)
     for batch in plan([pair.n_tokens for pair in pairs], max_tokens):
-        for i, result in zip(batch, isolate(engine.logits, [pairs[i] for i in batch]), strict=True):
+        results: list[Ok[FloatArray] | Err] = isolate(lambda ps: list(engine.logits(ps)), [pairs[i] for i in batch])
+        for i, result in zip(batch, results, strict=True):
             if isinstance(result, Ok):
                 logits[i] = result.value
             else:
@@ -71,7 +72,7 @@ def _outcome(grid: list[list[Pair]], logits: FloatArray, engine_s: float) -> Out
     return {
         "logits": table,
         "truncated": [any(pair.truncated for pair in row) for row in grid],
-        "failed": [bool(failed) for failed in np.isnan(table).any(axis=(1, 2))],
+        "failed": [bool(np.isnan(rows).any()) for rows in table],
         "tokens": sum(pair.n_tokens for row in grid for pair in row),
         "queued_s": 0.0,
         "engine_s": engine_s,

@@ -13,7 +13,7 @@ from .problems import MEDIA_TYPE
 
 Json = dict[str, Any]  # a JSON Schema or a part of an OpenAPI document: as deep as they come
 
-_ALWAYS = (errors.HostNotAllowed, errors.ServiceError)
+_ALWAYS: tuple[type[errors.ServiceError], ...] = (errors.HostNotAllowed, errors.ServiceError)
 _CLASSIFY = (
     errors.MalformedJson,
     errors.ModelNotFound,

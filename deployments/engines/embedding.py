@@ -1,0 +1,80 @@
+"""The embedded bi-encoder, all-MiniLM-L6-v2: cosine similarity in place of entailment.
+
+Every distinct text and label is encoded once, so k labels cost one pass over the text instead of k. It is
+no NLI model (it does not see negation) and English only; it answers where no NLI weights can be had.
+
+Logits are [threshold, cosine] / temperature, so that the scoring of NLI models serves it: single label
+softmax(cosine / 0.05), the training scale of the model; multi label sigmoid((cosine - 0.22) / 0.05), where
+0.22 is the threshold of best F1 on a set of eleven situation types.
+Source: the model card's mean pooling and normalisation; max_length 256 of sentence_bert_config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from deployments.contract.errors import HypothesisTooLong
+from deployments.core.batching import plan
+
+from .protocol import FloatArray, Pair
+from .tokens import Ids, Tokens
+from .torch import Device, pad, prepare
+
+MAX_TOKENS = 256
+THRESHOLD = 0.22
+TEMPERATURE = 0.05
+ENCODE_TOKENS = 4_096  # padded tokens in one pass of the encoder
+
+
+class EmbeddingEngine:
+    """A premise and a hypothesis never meet in the model: each is a vector of its own."""
+
+    def __init__(self, folder: Path, device: Device) -> None:
+        self._device = prepare(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokens = Tokens(tokenizer, MAX_TOKENS)
+        self._cls, self._sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self._model = model.eval().to(self._device)
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        ids = self._tokens.encode([*texts, *hypotheses])
+        room = MAX_TOKENS - 2
+        for i, hypothesis in enumerate(hypotheses):
+            if len(ids[hypothesis]) > room:
+                raise HypothesisTooLong(i, len(ids[hypothesis]), room)
+        return [[self._pair(ids[text], ids[hypothesis], room) for hypothesis in hypotheses] for text in texts]
+
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        if not pairs:
+            return torch.empty((0, 2)).numpy()
+        distinct = list(dict.fromkeys(ids for pair in pairs for ids in (pair.premise, pair.hypothesis)))
+        vectors = self._encode(distinct)
+        at = {ids: i for i, ids in enumerate(distinct)}
+        premises = vectors[[at[pair.premise] for pair in pairs]]
+        hypotheses = vectors[[at[pair.hypothesis] for pair in pairs]]
+        cosine = (premises * hypotheses).sum(-1)  # (n_pairs,)
+        table: FloatArray = (torch.stack([torch.full_like(cosine, THRESHOLD), cosine], -1) / TEMPERATURE).numpy()
+        return table
+
+    def _pair(self, premise: Ids, hypothesis: Ids, room: int) -> Pair:
+        cut = self._tokens.cut(premise, room)
+        return Pair(cut, hypothesis, len(cut) + len(hypothesis) + 4, len(cut) < len(premise))
+
+    @torch.inference_mode()
+    def _encode(self, distinct: Sequence[Ids]) -> torch.Tensor:
+        """(n, 384) unit vectors on the CPU, in the order given."""
+        rows = [[self._cls, *ids, self._sep] for ids in distinct]
+        vectors = torch.empty((len(rows), self._model.config.hidden_size))
+        for batch in plan([len(row) for row in rows], ENCODE_TOKENS):
+            ids = pad([rows[i] for i in batch], 0).to(self._device)
+            mask = pad([[1] * len(rows[i]) for i in batch], 0).to(self._device)
+            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, width, 384)
+            weight = mask.unsqueeze(-1)
+            pooled = (hidden * weight).sum(1) / weight.sum(1)
+            vectors[batch] = torch.nn.functional.normalize(pooled, dim=-1).cpu()
+        return vectors

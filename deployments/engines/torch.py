@@ -1,0 +1,104 @@
+"""The NLI cross-encoder on PyTorch: any sequence classifier of transformers, fp32 or bf16, CPU or CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+from .nli_labels import nli_columns
+from .protocol import FloatArray, Pair
+from .refusal import StartRefused
+from .tokens import Tokens, longest_input
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where an engine computes."""
+
+    kind: Literal["cpu", "cuda"]
+    gpu_fraction: float = 0.0
+    """Of the GPU's memory that this process may take; 1 or more: all of it."""
+
+    threads: int = 1
+    """CPU threads; Ray would set one, from the replica's num_cpus."""
+
+
+def prepare(device: Device) -> torch.device:
+    """Hold the process to its share of the machine.
+
+    Raises:
+        StartRefused: CUDA is wanted and not there.
+    """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(device.threads)
+    if device.kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise StartRefused(
+            "the Classifier has a share of a GPU (num_gpus), but torch finds no CUDA on this machine; set num_gpus: 0, "
+            "or install a CUDA build of torch (TORCH_PIP_ARGS) and the NVIDIA driver"
+        )
+    if device.gpu_fraction < 1:
+        torch.cuda.set_per_process_memory_fraction(device.gpu_fraction)
+    return torch.device("cuda")
+
+
+class TorchEngine:
+    """Pads a batch to its longest pair and runs it once."""
+
+    def __init__(self, folder: Path, precision: Literal["fp32", "bf16"], device: Device) -> None:
+        self._device = prepare(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = _load(folder, _DTYPES[precision])
+        self._columns = list(nli_columns(model.config.id2label, model.config.label2id))
+        self._tokens = Tokens(tokenizer, longest_input(tokenizer, model.config))
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._has_types = "token_type_ids" in tokenizer.model_input_names
+        self._model = model.to(self._device)
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        return self._tokens.pairs(texts, hypotheses)
+
+    @torch.inference_mode()
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        if not pairs:
+            return torch.empty((0, 2)).numpy()
+        frame = self._tokens.frame
+        inputs = {
+            "input_ids": pad([frame.join(pair) for pair in pairs], self._pad_id),
+            "attention_mask": pad([[1] * pair.n_tokens for pair in pairs], 0),
+        }
+        if self._has_types:
+            inputs["token_type_ids"] = pad([frame.token_types(pair) for pair in pairs], 0)
+        raw = self._model(
+            **{name: rows.to(self._device) for name, rows in inputs.items()}
+        ).logits  # (n_pairs, n_classes)
+        table: FloatArray = raw[:, self._columns].float().cpu().numpy()
+        return table
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    """(n_rows, longest) int64, short rows filled up on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    """The model in evaluation mode; never from a pickle, never with weights made up for missing ones."""
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise StartRefused(
+            f"{folder} lacks {len(missing)} weights, e.g. {missing[0]}: it is no trained classifier, and would score "
+            "at random; choose an NLI sequence classifier"
+        )
+    return model.eval()
