@@ -1,0 +1,129 @@
+"""What a config asks of a machine or cluster, and whether there is enough of it.
+
+Ray waits for ever for a CPU or GPU that does not exist, with a warning in its logs, so the demand is
+compared with the supply before anything starts. What a roll-out needs on top (`max_surge_percent`) is
+not counted: where there is no room for it Serve keeps the old replicas.
+
+Units: whole CPUs and GPUs, and fractions of them, as in `ray_actor_options`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.document import KeyPath, Problem
+
+ROUNDING = 1e-9  # 1 / 0.1 must be ten replicas, not nine
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What can be had; None: not known, so nothing is refused for it."""
+
+    where: str
+    cpus: float | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The replicas of one deployment that start at once."""
+
+    path: KeyPath  # of the deployment
+    name: str
+    replicas: int
+    cpus: float
+    gpus: float
+
+    @property
+    def total_cpus(self) -> float:
+        return self.replicas * self.cpus
+
+    @property
+    def total_gpus(self) -> int:
+        """Whole GPUs: a replica never spans two, so 0.4 fits twice on each."""
+        if self.gpus == 0:
+            return 0
+        if self.gpus >= 1:
+            return math.ceil(self.replicas * self.gpus)
+        return math.ceil(self.replicas / math.floor(1 / self.gpus + ROUNDING))
+
+
+def shortages(demands: Iterable[Demand], supply: Supply) -> Iterator[Problem]:
+    """One problem for each resource that runs out, at the deployment that asks for most of it."""
+    demands = list(demands)
+    if not demands:
+        return
+    cpus, gpus = (sum(demand.total_cpus for demand in demands), sum(demand.total_gpus for demand in demands))
+    if supply.cpus is not None and cpus > supply.cpus + ROUNDING:
+        largest = max(demands, key=lambda demand: demand.total_cpus)
+        yield Problem(
+            (*largest.path, "ray_actor_options", "num_cpus"),
+            f"the deployments ask for {cpus:g} CPUs together ({_sum(demands)}), {supply.where} has {supply.cpus:g};"
+            " lower num_cpus or num_replicas",
+        )
+    if supply.gpus is not None and gpus > supply.gpus:
+        largest = max(demands, key=lambda demand: demand.total_gpus)
+        yield Problem(
+            (*largest.path, "ray_actor_options", "num_gpus"),
+            f"{largest.replicas} replicas of {largest.gpus:g} need {gpus} GPUs (a replica never spans two),"
+            f" {supply.where} has {supply.gpus:g}; lower num_gpus or num_replicas",
+        )
+
+
+def supply(*, needs_gpus: bool) -> Supply:
+    """What the Ray cluster that `serve run` will join has, else what this machine has.
+
+    Connecting to a cluster takes seconds, so only a demand for GPUs asks it.
+
+    Raises:
+        ConnectionError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    address = running_cluster()
+    if address and needs_gpus:
+        return _of_cluster(address)
+    if address:
+        return Supply(f"the Ray cluster at {address}")
+    return _of_machine()
+
+
+def running_cluster() -> str | None:
+    """The address of the cluster that `serve run` would join; None: it starts one of its own.
+
+    As Ray decides it: RAY_ADDRESS, else what the last `ray start` on this machine wrote down.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named:
+        return None if named == "local" else named
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    written = Path(folder, "ray", "ray_current_cluster")
+    return written.read_text().strip() if written.is_file() else None
+
+
+def _of_machine() -> Supply:
+    # Ray's own detection: it respects cgroup limits and CUDA_VISIBLE_DEVICES, as `ray.init` will.
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+    from ray._private.utils import get_num_cpus
+
+    visible = NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids()
+    gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+    return Supply("this machine", get_num_cpus(), gpus if visible is None else min(gpus, len(visible)))
+
+
+def _of_cluster(address: str) -> Supply:
+    import ray
+
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        total = ray.cluster_resources()
+    finally:
+        ray.shutdown()
+    return Supply(f"the Ray cluster at {address}", total.get("CPU", 0), total.get("GPU", 0))
+
+
+def _sum(demands: Iterable[Demand]) -> str:
+    return ", ".join(f"{demand.name} {demand.replicas} x {demand.cpus:g}" for demand in demands)

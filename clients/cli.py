@@ -1,0 +1,92 @@
+"""The command line, `nli-serve`. The base install runs it; each command imports what of the server it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+CONFIG = click.argument(
+    "config", type=click.Path(path_type=Path, dir_okay=False), default=Path("serve_config.yaml"), required=False
+)
+UNREACHABLE = 3  # exit code of `pull`: the Hub, not the request, is the reason
+
+console = Console(stderr=True)
+
+
+@click.group()
+@click.version_option(package_name="nli-serve")
+def main() -> None:
+    """Self-hosted zero-shot text classification on Ray Serve."""
+
+
+@main.command()
+@CONFIG
+def check(config: Path) -> None:
+    """Refuse a config file that would not do what it says."""
+    with _server_install():
+        _check(config)
+    console.print(f"{config} is sound", highlight=False)
+
+
+@main.command()
+@CONFIG
+def pull(config: Path) -> None:
+    """Fetch the configured model; exit 3 when the Hub cannot be reached."""
+    with _server_install():
+        _check(config)
+        sys.exit(_pull(config))
+
+
+@main.command()
+@CONFIG
+@click.option("--plain", is_flag=True, help="Serve's own proxy instead of HAProxy.")
+def up(config: Path, plain: bool) -> None:
+    """Check, fetch, serve, and say how to call it; Ctrl-C stops."""
+    with _server_install():
+        _check(config)
+        _pull_or_fall_back(config)
+        from .launch import LaunchFailed, launch, read_service
+
+        try:
+            sys.exit(launch(read_service(config), plain=plain, console=console))
+        except LaunchFailed as error:
+            _fail(str(error))
+
+
+def _check(config: Path) -> None:
+    from .capacity import supply
+    from .check import check
+
+    try:
+        problems = check(config, lambda needs_gpus: supply(needs_gpus=needs_gpus))
+    except OSError as error:
+        _fail(f"{config} cannot be read: {error.strerror}")
+    if problems:
+        _fail("\n".join(problems))
+
+
+def _pull_or_fall_back(config: Path) -> None:
+    code = _pull(config)
+    if code == 0:
+        return
+    if _model(config).fallback is None:
+        _fail("model.fallback is null, so nothing can answer without the model")
+    console.print("Going on with the fallback, model.fallback: embedded.", style="yellow")
+
+
+@contextmanager
+def _server_install() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _fail(f"this command needs the server ({error.name} is missing): pip install 'nli-serve[server]'")
+
+
+def _fail(message: str) -> None:
+    console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(1)

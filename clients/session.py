@@ -1,0 +1,69 @@
+"""Ending a process and everything that it started.
+
+`serve run` leads a session of its own, and all that Ray starts below it stays in that session, even what is
+orphaned when `serve run` itself is killed (seen: HAProxy and two agents). A cluster that it only joined is
+in another session, and is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+POLL_S = 0.05
+
+
+def start(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a command as the leader of a new session, out of reach of the terminal's Ctrl-C."""
+    return subprocess.Popen(
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def stop(leader: subprocess.Popen[bytes], grace_s: float) -> None:
+    """SIGINT to the leader, `grace_s` for a clean end, SIGKILL to whatever of its session is left."""
+    if leader.poll() is None:
+        leader.send_signal(signal.SIGINT)
+        wait_until(lambda: leader.poll() is not None, grace_s)
+    for pid in members(leader.pid):
+        _kill(pid)
+    leader.wait()
+    wait_until(lambda: not list(members(leader.pid)), grace_s)
+
+
+def members(session: int) -> Iterator[int]:
+    """The pids of a session that still run. Linux only: elsewhere nothing is found."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            if os.getsid(pid) == session and "Z" not in (folder / "stat").read_text().rpartition(")")[2].split()[0]:
+                yield pid
+        except OSError:  # gone meanwhile
+            continue
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

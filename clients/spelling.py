@@ -1,0 +1,119 @@
+"""Misspelt and misplaced keys: every key of a config file held against the models that read it.
+
+Ray Serve drops a key that it does not know without a word, so the keys are compared with the fields of its
+own pydantic models, found by walking their annotations: what a new Ray adds is known here at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import get_args, get_origin
+
+from pydantic import BaseModel
+
+from clients.document import KeyPath, Problem, dotted
+
+MAX_PLACES = 3  # where a misplaced key may belong; more would not help
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one value may hold: the keys of a mapping, or of each mapping of a list."""
+
+    keys: Mapping[str, Level | None]  # None: any value
+    is_list: bool = False
+
+
+def level(
+    annotation: object,
+    places: Mapping[KeyPath, Level | None] = MappingProxyType({}),
+    gone: Set[KeyPath] = frozenset(),
+    path: KeyPath = (),
+) -> Level | None:
+    """The keys that a value of this type may have; None where any value may stand.
+
+    Args:
+        annotation: a pydantic model, or a type that has one inside (`Optional`, `Union`, `List`).
+        places: levels for paths whose annotation says only `dict`; indices are left out of the paths.
+        gone: paths of fields that the model still has but no file may use.
+        path: where the value stands.
+    """
+    if path in places:
+        return places[path]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = {
+            name: field.annotation for name, field in annotation.model_fields.items() if (*path, name) not in gone
+        }
+        return Level({name: level(inner, places, gone, (*path, name)) for name, inner in fields.items()})
+    inside = (level(argument, places, gone, path) for argument in _members(annotation))
+    first = next((found for found in inside if found is not None), None)
+    return Level(first.keys, is_list=True) if first and get_origin(annotation) is list else first
+
+
+def unknown_keys(data: object, root: Level) -> Iterator[Problem]:
+    """Every key that nothing reads, with the nearest valid name or the place where it belongs."""
+    yield from _unknown(data, root, (), dict(_places(root, ())))
+
+
+def nearest(name: str, allowed: Mapping[str, object]) -> str:
+    """`; did you mean X?`, or what is allowed when nothing is near."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed)}"
+
+
+def _members(annotation: object) -> tuple[object, ...]:
+    return () if get_origin(annotation) in (dict, Mapping) else get_args(annotation)
+
+
+def _unknown(data: object, here: Level, path: KeyPath, places: Mapping[KeyPath, Level]) -> Iterator[Problem]:
+    if here.is_list:
+        if isinstance(data, list):
+            for index, item in enumerate(data):
+                yield from _unknown(item, Level(here.keys), (*path, index), places)
+        elif data is not None:
+            yield Problem(path, f"expected a list, got {_kind(data)}")
+    elif isinstance(data, dict):
+        yield from _unknown_in_mapping(data, here, path, places)
+    elif data is not None:
+        yield Problem(path, f"expected a mapping, got {_kind(data)}")
+
+
+def _unknown_in_mapping(
+    data: dict[object, object], here: Level, path: KeyPath, places: Mapping[KeyPath, Level]
+) -> Iterator[Problem]:
+    for key, value in data.items():
+        below = (*path, str(key))
+        if key not in here.keys:
+            yield Problem(below, f"unknown key; {_advice(str(key), here, places)}")
+        elif (inner := here.keys[str(key)]) is not None:
+            yield from _unknown(value, inner, below, places)
+
+
+def _advice(key: str, here: Level, places: Mapping[KeyPath, Level]) -> str:
+    elsewhere = [_place(path) for path, there in places.items() if key in there.keys]
+    if elsewhere:
+        return f"belongs under {' or '.join(elsewhere[:MAX_PLACES])}"
+    if difflib.get_close_matches(key, here.keys, n=1):
+        return nearest(key, here.keys)
+    everywhere = {name: path for path, there in places.items() for name in there.keys}
+    close = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)
+    return f"did you mean {close[0]} under {_place(everywhere[close[0]])}?" if close else nearest(key, here.keys)
+
+
+def _places(here: Level, path: KeyPath) -> Iterator[tuple[KeyPath, Level]]:
+    """Every mapping that the file may have, outermost first."""
+    below = [((*path, key), inner) for key, inner in here.keys.items() if inner is not None]
+    yield path, here
+    for inner_path, inner in sorted(below, key=lambda place: place[1].is_list):
+        yield from _places(inner, (*inner_path, 0) if inner.is_list else inner_path)
+
+
+def _place(path: KeyPath) -> str:
+    return dotted(path).replace("[0]", "[]") if path else "the top level"
+
+
+def _kind(data: object) -> str:
+    return {list: "a list", dict: "a mapping"}.get(type(data), repr(data))

@@ -1,0 +1,58 @@
+"""Values of the wrong type or out of range: pydantic's errors as one short line for each value of the file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from clients.document import KeyPath, Problem
+
+SAID_ELSEWHERE = {"extra_forbidden", "model_type"}  # spelling.py names unknown keys and scalars for mappings
+BARE_WORDS = "; YAML reads a bare off, on, yes or no as a boolean, so put it in quotes"
+
+
+def wrong_values(model: type[BaseModel], value: object, path: KeyPath = ()) -> Iterator[Problem]:
+    """What `model` refuses in `value`, which stands at `path` of the file."""
+    try:
+        model.model_validate(copy.deepcopy(value))  # a copy: Serve's validators write into what they read
+    except ValidationError as error:
+        yield from _readable(error, value, path)
+    except (AttributeError, TypeError):
+        return  # Serve's validators stumble over a string for a mapping; spelling.py has named it
+
+
+def _readable(error: ValidationError, data: object, start: KeyPath) -> Iterator[Problem]:
+    """One problem for each value: the members of a union that did not fit are joined."""
+    said: dict[KeyPath, list[str]] = {}
+    for found in error.errors(include_url=False):
+        if found["type"] not in SAID_ELSEWHERE:
+            path = _in_data(found["loc"], data, missing=found["type"] == "missing")
+            said.setdefault(path, []).append(_sentence(found))
+    for path, sentences in said.items():
+        yield Problem((*start, *path), " or ".join(dict.fromkeys(sentences)))
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    if found["type"] == "missing":
+        return "required, but not there"
+    message = " ".join(found["msg"].removeprefix("Value error, ").removeprefix("Input ").split())
+    if found["type"] == "value_error":
+        return message
+    return f"{message}, got {found['input']!r}" + (BARE_WORDS if isinstance(found["input"], bool) else "")
+
+
+def _in_data(location: tuple[str | int, ...], data: object, *, missing: bool) -> KeyPath:
+    """The part of pydantic's location that the file has; the rest names members of a union."""
+    path: list[str | int] = []
+    for step in location:
+        if isinstance(data, dict) and step in data:
+            data = data[step]
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        else:
+            return (*path, location[-1]) if missing else tuple(path)
+        path.append(step)
+    return tuple(path)
