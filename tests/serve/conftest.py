@@ -1,0 +1,131 @@
+"""One real local cluster for all tests of this folder; each test deploys its own application, as Kubernetes does:
+by PUT to Serve's REST API."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = {"num_replicas": 1, "max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.1}}
+QUICK = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 1}
+_numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "serve"):
+            item.add_marker("serve")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray with Serve; `http` speaks to Serve's proxy, `rest` to the dashboard."""
+
+    http: httpx2.Client
+    rest: httpx2.Client
+
+
+class App:
+    """One application on the cluster, and how to change it."""
+
+    def __init__(self, cluster: Cluster, engine: str, options: dict[str, Any], **classifier: Any) -> None:
+        self.name = f"nli{next(_numbers)}"
+        self.http = cluster.http
+        self._rest = cluster.rest
+        self._args = {"engine": engine, "options": options}
+        self.put(**classifier)
+
+    def put(self, **classifier: Any) -> None:
+        """Deploy, with these options of the Classifier."""
+        application = {
+            "name": self.name,
+            "import_path": "tests.serve.stand_ins:build",
+            "args": self._args,
+            "deployments": [
+                {"name": "Ingress", **SMALL, **QUICK},
+                {"name": "Classifier", **SMALL, **QUICK, **classifier},
+            ],
+        }
+        self._rest.put("/api/serve/applications/", json={"applications": [application]}).raise_for_status()
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._rest.get("/api/serve/applications/").json()["applications"].get(self.name, {})
+        return found
+
+    def wait_for(self, *wanted: str) -> dict[str, Any]:
+        """Its status, once it is one of these."""
+        wait_until(lambda: self.status().get("status") in wanted, 60, lambda: str(self.status()))
+        return self.status()
+
+    @property
+    def handle(self) -> DeploymentHandle[Any]:
+        return serve.get_app_handle(self.name)
+
+    def pids(self, deployment: str) -> list[int]:
+        """Of the running replicas, as Serve reports them."""
+        replicas = self.status()["deployments"][deployment]["replicas"]
+        return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+Deploy = Callable[..., App]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, report: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s; {report()}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[Cluster]:
+    env = {
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": str(ROOT),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        port = free_port()
+        ray.init(address="local", num_cpus=8, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        dashboard = ray._private.worker.global_worker.node.webui_url
+        with (
+            httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http,
+            httpx2.Client(base_url=f"http://{dashboard}", timeout=30, trust_env=False) as rest,
+        ):
+            yield Cluster(http, rest)
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture
+def deploy(cluster: Cluster) -> Deploy:
+    """Deploys the real graph around an engine of stand_ins.py and waits until it runs."""
+
+    def run(engine: str = "FakeEngine", classifier: dict[str, Any] | None = None, **options: Any) -> App:
+        app = App(cluster, engine, options, **(classifier or {}))
+        app.wait_for("RUNNING")
+        return app
+
+    return run
