@@ -1,0 +1,131 @@
+"""Scores against transformers' own ZeroShotClassificationPipeline, through the path that requests take."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from deployments.contract.args import ModelArgs
+from deployments.core.batching import Ok
+from deployments.core.work import Outcome, Work
+from deployments.core.zeroshot import hypotheses, rank, scores
+from deployments.engines.protocol import Engine
+from deployments.engines.resolve import load, resolve
+from deployments.engines.run import run
+from tests.tiny import save_bert, save_roberta
+
+CASES = 64  # per model: 10 models make 640
+TOLERANCE = 1e-5
+C, E, N = "contradiction", "entailment", "neutral"
+ORDERS = {
+    "C-E-N": {0: C, 1: E, 2: N},
+    "C-N-E": {0: C, 1: N, 2: E},
+    "E-N-C": {0: E, 1: N, 2: C},
+    "E-notE": {0: E, 1: "not_entailment"},
+    "notE-E": {0: "not_entailment", 1: E},
+}
+WORDS = "card charged twice refund screen phone cracked repair holiday Größe 数学 🙂 привет a is 42 . , naïve\tx \n".split(" ")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a caller asks."""
+
+    text: str
+    labels: list[str]
+    template: str
+    multi_label: bool
+
+    @property
+    def work(self) -> Work:
+        return {"texts": [self.text], "hypotheses": hypotheses(self.labels, self.template)}
+
+
+def _case(rng: random.Random) -> Case:
+    text = " ".join(rng.choices(WORDS, k=rng.choice([1, 2, 5, 15, 40, 80])))
+    labels = list(dict.fromkeys(" ".join(rng.choices(WORDS, k=rng.randint(1, 2))) for _ in range(rng.randint(1, 7))))
+    template = rng.choice(["{}", "This example is {}.", "a {} !", "Größe {}"])
+    return Case(text if text.strip() else "a", labels, template, rng.random() < 0.5)
+
+
+def _ours(engine: Engine, case: Case, rng: random.Random) -> dict[str, float]:
+    """Its scores, run among strangers' work and cut by a random budget."""
+    company = [_case(rng).work for _ in range(rng.randint(0, 3))]
+    place = rng.randint(0, len(company))
+    works = [*company[:place], case.work, *company[place:]]
+    outcome = run(engine, works, max_tokens=rng.choice([1, 100, 300, 4096]))[place]
+    assert isinstance(outcome, Ok)
+    row = scores(outcome.value["logits"], multi_label=case.multi_label)[0]
+    return {case.labels[i]: float(row[i]) for i in rank(row, None)}
+
+
+def _theirs(classify: Any, case: Case) -> dict[str, float]:
+    answer = classify(
+        case.text, candidate_labels=case.labels, hypothesis_template=case.template, multi_label=case.multi_label
+    )
+    return dict(zip(answer["labels"], answer["scores"], strict=True))
+
+
+@pytest.fixture(scope="module", params=[(save, order) for save in (save_roberta, save_bert) for order in ORDERS])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    save, order = request.param
+    yield save(tmp_path_factory.mktemp("model"), ORDERS[order])
+
+
+def test_scores_equal_the_pipelines_whoever_shares_the_batch(folder: Path) -> None:
+    args = ModelArgs(name=str(folder))
+    engine = load(resolve(args), args, 0.0)
+    theirs = pipeline(
+        "zero-shot-classification",
+        model=AutoModelForSequenceClassification.from_pretrained(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        device="cpu",
+    )
+    rng = random.Random(folder.name)
+    spreads = []
+
+    for _ in range(CASES):
+        case = _case(rng)
+        expected, got = _theirs(theirs, case), _ours(engine, case, rng)
+        assert expected.keys() == got.keys()
+        assert max(abs(expected[label] - got[label]) for label in expected) <= TOLERANCE, case
+        first, *rest = expected.values()
+        if rest and first - rest[0] > TOLERANCE:
+            assert next(iter(got)) == next(iter(expected)), case
+        spreads.append(max(expected.values()) - min(expected.values()))
+
+    assert statistics.median(spreads) > 0.05, "a model whose scores are all alike proves nothing"
+
+
+def test_what_a_caller_gets_never_depends_on_who_shares_the_batch(folder: Path) -> None:
+    args = ModelArgs(name=str(folder))
+    engine = load(resolve(args), args, 0.0)
+    rng = random.Random(7)
+
+    for _ in range(8):
+        works = [_case(rng).work for _ in range(rng.randint(2, 12))]
+        alone = [_only(run(engine, [work], max_tokens=4096)) for work in works]
+        together = run(engine, works, max_tokens=rng.choice([64, 500, 4096]))
+
+        for one, other in zip(alone, together, strict=True):
+            assert isinstance(other, Ok)
+            np.testing.assert_allclose(other.value["logits"], one["logits"], atol=TOLERANCE)
+            assert [other.value[key] for key in ("truncated", "failed", "tokens")] == [
+                one["truncated"],
+                one["failed"],
+                one["tokens"],
+            ]
+
+
+def _only(results: list[Any]) -> Outcome:
+    (result,) = results
+    outcome: Outcome = result.value
+    return outcome
