@@ -9,6 +9,7 @@ Units: whole CPUs and GPUs, and fractions of them, as in `ray_actor_options`.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -117,9 +118,9 @@ def _of_machine() -> Supply:
 def _of_cluster(address: str) -> Supply:
     import ray
 
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        total = ray.cluster_resources()
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
     return Supply(f"the Ray cluster at {address}", total.get("CPU", 0), total.get("GPU", 0))

@@ -154,7 +154,7 @@ def _contradictions(data: object) -> Iterator[Problem]:
     if args is not None and args.model.device == "cpu" and gpus > 0:
         yield Problem(
             (*path, "ray_actor_options", "num_gpus"),
-            f"{gpus:g}, but args.model.device is cpu: the GPU would be held and not used; set num_gpus: 0 or device: auto",
+            f"{gpus:g}, but args.model.device is cpu: a GPU held and not used; set num_gpus: 0 or device: auto",
         )
     yield from _broken_gpus(data)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from deployments.contract.args import AppArgs, ModelArgs
+
 CONFIG = click.argument(
     "config", type=click.Path(path_type=Path, dir_okay=False), default=Path("serve_config.yaml"), required=False
 )
@@ -77,6 +79,24 @@ def _pull_or_fall_back(config: Path) -> None:
     if _model(config).fallback is None:
         _fail("model.fallback is null, so nothing can answer without the model")
     console.print("Going on with the fallback, model.fallback: embedded.", style="yellow")
+
+
+def _pull(config: Path) -> int:
+    """0, or the exit code of what went wrong, which has been told."""
+    from .pull import HubUnreachable, PullFailed, pull
+
+    try:
+        pull(_model(config), console)
+    except PullFailed as error:
+        console.print(str(error), style="yellow", highlight=False, markup=False, soft_wrap=True)
+        return UNREACHABLE if isinstance(error, HubUnreachable) else 1
+    return 0
+
+
+def _model(config: Path) -> ModelArgs:
+    import yaml
+
+    return AppArgs.model_validate(yaml.safe_load(config.read_text())["applications"][0]["args"]).model
 
 
 @contextmanager

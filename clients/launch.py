@@ -61,7 +61,9 @@ def read_service(config: Path) -> Service:
     data: dict[str, Any] = yaml.safe_load(config.read_text())
     http = data.get("http_options") or {}
     application = data["applications"][0]
-    return Service(config.resolve(), application.get("name", "default"), http.get("host", "0.0.0.0"), http.get("port", 8000))
+    return Service(
+        config.resolve(), application.get("name", "default"), http.get("host", "0.0.0.0"), http.get("port", 8000)
+    )
 
 
 def launch(service: Service, *, plain: bool, console: Console) -> int:

@@ -116,4 +116,5 @@ def _place(path: KeyPath) -> str:
 
 
 def _kind(data: object) -> str:
-    return {list: "a list", dict: "a mapping"}.get(type(data), repr(data))
+    kinds: dict[type, str] = {list: "a list", dict: "a mapping"}
+    return kinds.get(type(data), repr(data))

@@ -48,11 +48,9 @@ def _in_data(location: tuple[str | int, ...], data: object, *, missing: bool) ->
     """The part of pydantic's location that the file has; the rest names members of a union."""
     path: list[str | int] = []
     for step in location:
-        if isinstance(data, dict) and step in data:
-            data = data[step]
-        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
-            data = data[step]
-        else:
+        in_list = isinstance(data, list) and isinstance(step, int) and step < len(data)
+        if not (in_list or (isinstance(data, dict) and step in data)):
             return (*path, location[-1]) if missing else tuple(path)
+        data = data[step]  # type: ignore[index]
         path.append(step)
     return tuple(path)

@@ -6,6 +6,7 @@ A process of its own: a Ray driver takes over SIGTERM, and dies with its cluster
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from typing import TypedDict
@@ -39,7 +40,7 @@ def main(application: str) -> None:
 def _connect() -> None:
     while True:
         try:
-            ray.init(address="auto", namespace="serve", log_to_driver=False, logging_level="ERROR")
+            ray.init(address="auto", namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:  # not started yet
             time.sleep(POLL_S)
         else:

@@ -68,7 +68,7 @@ def roberta_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
         trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         model_max_length=MAX_TOKENS,
         bos_token="<s>",
@@ -92,7 +92,7 @@ def bert_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
         _CORPUS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials, show_progress=False)
     )
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         model_max_length=MAX_TOKENS,
         cls_token="[CLS]",
@@ -112,7 +112,7 @@ def xlmr_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         "<s> $A </s>", "<s> $A </s> </s> $B </s>", [("<s>", 0), ("</s>", 2)]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         model_max_length=MAX_TOKENS,
         bos_token="<s>",
@@ -130,7 +130,7 @@ def deberta_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         "[CLS]:0 $A:0 [SEP]:0", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", [("[CLS]", 1), ("[SEP]", 2)]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         model_max_length=MAX_TOKENS,
         cls_token="[CLS]",

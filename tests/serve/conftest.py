@@ -4,6 +4,7 @@ by PUT to Serve's REST API."""
 from __future__ import annotations
 
 import itertools
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -107,16 +108,17 @@ def cluster() -> Iterator[Cluster]:
         for name, value in env.items():
             patch.setenv(name, value)
         port = free_port()
-        ray.init(address="local", num_cpus=8, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
+        context = ray.init(
+            address="local", num_cpus=8, include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR
+        )
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-        dashboard = ray._private.worker.global_worker.node.webui_url
         with (
             httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http,
-            httpx2.Client(base_url=f"http://{dashboard}", timeout=30, trust_env=False) as rest,
+            httpx2.Client(base_url=f"http://{context.dashboard_url}", timeout=30, trust_env=False) as rest,
         ):
             yield Cluster(http, rest)
         serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
