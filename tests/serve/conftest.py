@@ -117,8 +117,8 @@ def cluster() -> Iterator[Cluster]:
             httpx2.Client(base_url=f"http://{context.dashboard_url}", timeout=30, trust_env=False) as rest,
         ):
             yield Cluster(http, rest)
-        serve.shutdown()
-        ray.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
 
 
 @pytest.fixture
