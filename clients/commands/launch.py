@@ -81,7 +81,7 @@ def launch(service: Service, *, plain: bool, console: Console) -> int:
     if taken := list(taken_ports(service.host, service.port, fast=fast, env=env)):
         raise LaunchFailed("\n".join(f"port {t.port} is taken; it is {t.purpose}" for t in taken))
     log = _log_file(service)
-    console.print(f"Starting Ray Serve, {'fast' if fast else 'plain'} profile; its log: {log}")
+    console.print(f"Starting Ray Serve, {'fast' if fast else 'plain'} profile; its log: {log}", soft_wrap=True)
     with _sigterm_as_sigint(), log.open("wb") as output:
         child = session.start(_serve_run(service), env, output)
         try:
@@ -137,7 +137,7 @@ def _ask(service: Service) -> dict[str, Any] | None:
 @contextmanager
 def _deploy_status(service: Service, env: Mapping[str, str]) -> Iterator[Any]:
     """A function that gives Serve's latest status, from a watcher in a process of its own."""
-    command = [sys.executable, "-m", "clients.watch", service.name]
+    command = [sys.executable, "-m", "clients.commands.watch", service.name]
     watcher = subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert watcher.stdout is not None
     seen: list[Status] = []
@@ -161,11 +161,14 @@ def _read_statuses(lines: IO[str], into: list[Status]) -> None:
 def _say_how_to_call(service: Service, answer: Mapping[str, Any], console: Console) -> None:
     where = "the fallback, since the configured model is not on this machine" if answer["fallback"] else "as configured"
     best = answer["results"][0]
-    console.print(f"\nReady: {service.url}", highlight=False)
-    console.print(f"Model: {answer['model']} ({answer['engine']}), {where}", highlight=False)
-    console.print(f"Try:   curl {service.url}/v1/classify --json {shlex.quote(json.dumps(EXAMPLE))}", soft_wrap=True)
-    console.print(f"       it says: {best['labels'][0]} ({best['scores'][0]:.2f})", highlight=False)
-    console.print("Stop:  Ctrl-C\n")
+    lines = [
+        f"\nReady: {service.url}",
+        f"Model: {answer['model']} ({answer['engine']}), {where}",
+        f"Try:   curl {service.url}/v1/classify --json {shlex.quote(json.dumps(EXAMPLE))}",
+        f"       it says: {best['labels'][0]} ({best['scores'][0]:.2f})",
+        "Stop:  Ctrl-C\n",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _stop(child: subprocess.Popen[bytes], console: Console) -> None:

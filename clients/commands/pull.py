@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from fnmatch import fnmatch
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -29,15 +27,18 @@ from huggingface_hub.hf_api import ModelInfo
 from rich.console import Console
 
 from deployments.contract.args import EMBEDDED, ModelArgs
+from deployments.engines.refusal import StartRefused
 from deployments.engines.resolve import cached
 
 from .resume import WrongContent, fetch
 
 REACH_S = 10.0
-FILES = [
+TRANSIENT = {408, 429}  # HTTP statuses that a later try may not meet
+FILES = [  # as patterns, none of which a pickle can match
     "config.json",
-    "tokenizer*",
-    "vocab*",
+    "tokenizer*.json",
+    "vocab*.json",
+    "vocab*.txt",
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -69,8 +70,8 @@ def pull(model: ModelArgs, console: Console, reach_s: float = REACH_S) -> None:
         PullFailed: it refused, or what came is not what it stated.
     """
     if model.name == EMBEDDED or model.is_folder:
-        console.print(f"Nothing to fetch: {model.name} is not of the Hub.", highlight=False)
-    elif folder := cached(model.name, model.revision):
+        console.print(f"Nothing to fetch: {model.name} is not of the Hub.", highlight=False, soft_wrap=True)
+    elif folder := _cached(model):
         console.print(f"{model.name} is here already: {folder}", highlight=False, soft_wrap=True)
     else:
         info = _reach(model, reach_s)
@@ -92,29 +93,53 @@ def _reach(model: ModelArgs, seconds: float) -> ModelInfo:
         raise PullFailed(
             f"the Hub has no {model.name}, or it is private; mend model.name, or `hf auth login`"
         ) from error
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, OfflineModeIsEnabled, FutureTimeoutError) as error:
-        raise HubUnreachable(
-            f"the Hub, {constants.ENDPOINT}, did not answer within {seconds:g} s; set HTTPS_PROXY, or HF_ENDPOINT to a "
-            "mirror, or copy the model's folder here and name it in model.name"
-        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in TRANSIENT or status >= 500:
+            raise _unreachable(f"it answers {status}") from error
+        raise PullFailed(f"the Hub answers {status} for {model.name}; mend model.name, or `hf auth login`") from error
+    except (TimeoutError, httpx2.TimeoutException) as error:
+        raise _unreachable(f"no answer within {seconds:g} s") from error
+    except (httpx2.HTTPError, OSError, ValueError, TypeError, KeyError) as error:  # the last three: of another server
+        raise _unreachable(_first_line(error)) from error
+
+
+def _unreachable(why: str) -> HubUnreachable:
+    return HubUnreachable(
+        f"the Hub, {constants.ENDPOINT}, cannot be reached: {why}; set HTTPS_PROXY, or HF_ENDPOINT to a mirror, or "
+        "copy the model's folder here and name it in model.name"
+    )
 
 
 def _download(model: ModelArgs, info: ModelInfo, console: Console) -> None:
     blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model.name, repo_type="model"), "blobs")
     try:
         for file in info.siblings or []:
-            if file.lfs is not None and any(fnmatch(file.rfilename, pattern) for pattern in FILES):
+            if not any(fnmatch(file.rfilename, pattern) for pattern in FILES):
+                continue
+            if file.lfs is not None:
                 url = hf_hub_url(model.name, file.rfilename, revision=model.revision)
                 fetch(url, blobs / file.lfs.sha256, file.lfs.size, file.lfs.sha256, console)
-        snapshot_download(model.name, revision=model.revision, allow_patterns=FILES)
+            # Not snapshot_download: it writes down the whole repository, of which these files are then no snapshot.
+            hf_hub_download(model.name, file.rfilename, revision=model.revision)
     except WrongContent as error:
         raise PullFailed(f"{file.rfilename} is deleted: {error}; try again") from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise PullFailed(
             f"the download stopped: {_first_line(error)}; run this again, it goes on where it was"
         ) from error
-    if cached(model.name, model.revision) is None:
-        raise PullFailed(f"{model.name} has no model.safetensors or no tokenizer.json; choose a model that has both")
+    if _cached(model) is None:
+        raise PullFailed(
+            f"{model.name} holds no safetensors model: config.json, tokenizer.json and model.safetensors (or its "
+            "shards) must be in it; choose another model"
+        )
+
+
+def _cached(model: ModelArgs) -> Path | None:
+    try:
+        return cached(model.name, model.revision)
+    except StartRefused as error:
+        raise PullFailed(str(error)) from error
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -12,13 +12,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.document import KeyPath, Problem
+from clients.commands.document import KeyPath, Problem
 
-ROUNDING = 1e-9  # 1 / 0.1 must be ten replicas, not nine
+ROUNDING = 1e-9  # 1 / (1 / 93) must be 93 replicas, not 92
+SMALLEST_PART = 1e-4  # of a GPU; Ray rounds to it
+REACH_S = 3.0  # to connect to a cluster; Ray itself tries for two minutes
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,16 @@ class Demand:
         return self.replicas * self.cpus
 
     @property
-    def total_gpus(self) -> int:
+    def total_gpus(self) -> float:
         """Whole GPUs: a replica never spans two, so 0.4 fits twice on each."""
-        if self.gpus == 0:
-            return 0
-        if self.gpus >= 1:
-            return math.ceil(self.replicas * self.gpus)
-        return math.ceil(self.replicas / math.floor(1 / self.gpus + ROUNDING))
+        if self.gpus <= 0 or self.gpus >= 1:
+            return self.replicas * self.gpus
+        return math.ceil(self.replicas / math.floor(1 / max(self.gpus, SMALLEST_PART) + ROUNDING))
 
 
-def shortages(demands: Iterable[Demand], supply: Supply) -> Iterator[Problem]:
+def shortages(demands: Sequence[Demand], supply: Supply) -> Iterator[Problem]:
     """One problem for each resource that runs out, at the deployment that asks for most of it."""
-    demands = list(demands)
-    if not demands:
-        return
-    cpus, gpus = (sum(demand.total_cpus for demand in demands), sum(demand.total_gpus for demand in demands))
+    cpus, gpus = sum(demand.total_cpus for demand in demands), sum(demand.total_gpus for demand in demands)
     if supply.cpus is not None and cpus > supply.cpus + ROUNDING:
         largest = max(demands, key=lambda demand: demand.total_cpus)
         yield Problem(
@@ -71,7 +69,7 @@ def shortages(demands: Iterable[Demand], supply: Supply) -> Iterator[Problem]:
         largest = max(demands, key=lambda demand: demand.total_gpus)
         yield Problem(
             (*largest.path, "ray_actor_options", "num_gpus"),
-            f"{largest.replicas} replicas of {largest.gpus:g} need {gpus} GPUs (a replica never spans two),"
+            f"{largest.replicas} replicas of {largest.gpus:g} need {gpus:g} GPUs (a replica never spans two),"
             f" {supply.where} has {supply.gpus:g}; lower num_gpus or num_replicas",
         )
 
@@ -79,17 +77,15 @@ def shortages(demands: Iterable[Demand], supply: Supply) -> Iterator[Problem]:
 def supply(*, needs_gpus: bool) -> Supply:
     """What the Ray cluster that `serve run` will join has, else what this machine has.
 
-    Connecting to a cluster takes seconds, so only a demand for GPUs asks it.
+    Args:
+        needs_gpus: whether to count this machine's GPUs; a driver takes its time to answer.
 
     Raises:
-        ConnectionError: RAY_ADDRESS names a cluster that does not answer.
+        OSError: the cluster does not answer.
+        ValueError: RAY_ADDRESS is no address.
     """
     address = running_cluster()
-    if address and needs_gpus:
-        return _of_cluster(address)
-    if address:
-        return Supply(f"the Ray cluster at {address}")
-    return _of_machine()
+    return _of_cluster(address) if address else _of_machine(needs_gpus=needs_gpus)
 
 
 def running_cluster() -> str | None:
@@ -98,25 +94,29 @@ def running_cluster() -> str | None:
     As Ray decides it: RAY_ADDRESS, else what the last `ray start` on this machine wrote down.
     """
     named = os.environ.get("RAY_ADDRESS", "")
-    if named:
+    if named not in ("", "auto"):
         return None if named == "local" else named
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     written = Path(folder, "ray", "ray_current_cluster")
     return written.read_text().strip() if written.is_file() else None
 
 
-def _of_machine() -> Supply:
+def _of_machine(*, needs_gpus: bool) -> Supply:
     # Ray's own detection: it respects cgroup limits and CUDA_VISIBLE_DEVICES, as `ray.init` will.
     from ray._private.accelerators import NvidiaGPUAcceleratorManager
     from ray._private.utils import get_num_cpus
 
+    if not needs_gpus:
+        return Supply("this machine", get_num_cpus())
     visible = NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids()
     gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
     return Supply("this machine", get_num_cpus(), gpus if visible is None else min(gpus, len(visible)))
 
 
 def _of_cluster(address: str) -> Supply:
-    import ray
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    import ray  # after that, as a dead cluster needs none
 
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:

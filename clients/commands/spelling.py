@@ -7,16 +7,14 @@ own pydantic models, found by walking their annotations: what a new Ray adds is 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import get_args, get_origin
 
 from pydantic import BaseModel
 
-from clients.document import KeyPath, Problem, dotted
-
-MAX_PLACES = 3  # where a misplaced key may belong; more would not help
+from clients.commands.document import KeyPath, Problem, dotted
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,17 @@ def unknown_keys(data: object, root: Level) -> Iterator[Problem]:
     yield from _unknown(data, root, (), dict(_places(root, ())))
 
 
-def nearest(name: str, allowed: Mapping[str, object]) -> str:
-    """`; did you mean X?`, or what is allowed when nothing is near."""
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed)}"
+def close(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The allowed name that this one is nearest to, whatever its case; None when none is near."""
+    lower = {one.lower(): one for one in allowed}
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
+    return lower[found[0]] if found else None
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`did you mean X?`, or what is allowed when nothing is near."""
+    found = close(name, allowed)
+    return f"did you mean {found}?" if found else f"allowed: {', '.join(allowed)}"
 
 
 def _members(annotation: object) -> tuple[object, ...]:
@@ -72,6 +77,8 @@ def _unknown(data: object, here: Level, path: KeyPath, places: Mapping[KeyPath, 
     if here.is_list:
         if isinstance(data, list):
             for index, item in enumerate(data):
+                if item is None:
+                    yield Problem((*path, index), "expected a mapping, got nothing")
                 yield from _unknown(item, Level(here.keys), (*path, index), places)
         elif data is not None:
             yield Problem(path, f"expected a list, got {_kind(data)}")
@@ -95,20 +102,19 @@ def _unknown_in_mapping(
 def _advice(key: str, here: Level, places: Mapping[KeyPath, Level]) -> str:
     elsewhere = [_place(path) for path, there in places.items() if key in there.keys]
     if elsewhere:
-        return f"belongs under {' or '.join(elsewhere[:MAX_PLACES])}"
-    if difflib.get_close_matches(key, here.keys, n=1):
-        return nearest(key, here.keys)
+        return f"belongs under {' or '.join(elsewhere)}"
     everywhere = {name: path for path, there in places.items() for name in there.keys}
-    close = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)
-    return f"did you mean {close[0]} under {_place(everywhere[close[0]])}?" if close else nearest(key, here.keys)
+    if not close(key, here.keys) and (found := close(key, everywhere, cutoff=0.8)):
+        return f"did you mean {found} under {_place(everywhere[found])}?"
+    return nearest(key, here.keys)
 
 
 def _places(here: Level, path: KeyPath) -> Iterator[tuple[KeyPath, Level]]:
-    """Every mapping that the file may have, outermost first."""
-    below = [((*path, key), inner) for key, inner in here.keys.items() if inner is not None]
+    """Every mapping that the file may have."""
     yield path, here
-    for inner_path, inner in sorted(below, key=lambda place: place[1].is_list):
-        yield from _places(inner, (*inner_path, 0) if inner.is_list else inner_path)
+    for key, inner in here.keys.items():
+        if inner is not None:
+            yield from _places(inner, (*path, key, 0) if inner.is_list else (*path, key))
 
 
 def _place(path: KeyPath) -> str:

@@ -1,4 +1,4 @@
-"""What Serve says of an application while it deploys, one JSON line per change: `python -m clients.watch nli`.
+"""What Serve says of an application while it deploys, one JSON line per change: `python -m clients.commands.watch nli`.
 
 A process of its own: a Ray driver takes over SIGTERM, and dies with its cluster, neither of which a launcher may.
 """

@@ -1,0 +1,345 @@
+"""`nli-serve check`: the shipped file passes, and every way to break it is told with its path."""
+
+from __future__ import annotations
+
+import copy
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clients.commands import capacity
+from clients.commands.capacity import Supply
+from clients.commands.check import check
+from clients.commands.document import KeyPath, dotted
+
+FILE = Path(__file__).parent.parent.parent.parent / "serve_config.yaml"
+TEXT = FILE.read_text()
+SHIPPED = yaml.safe_load(TEXT)
+MACHINE = Supply("this machine", cpus=8, gpus=2)
+GPUS_OF_NODE = "ray._private.accelerators.NvidiaGPUAcceleratorManager.get_current_node_num_accelerators"
+GONE = object()  # for `_changed`: without this key
+
+APP: KeyPath = ("applications", 0)
+MODEL: KeyPath = (*APP, "args", "model")
+INGRESS: KeyPath = (*APP, "deployments", 0)
+CLASSIFIER: KeyPath = (*APP, "deployments", 1)
+GPUS: KeyPath = (*CLASSIFIER, "ray_actor_options", "num_gpus")
+HOST: KeyPath = ("http_options", "host")
+
+
+def _keys(node: object, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """The path of every key of every mapping."""
+    if isinstance(node, dict):
+        yield from ((*path, key) for key in node)
+    for step, inner in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from _keys(inner, (*path, step))
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for step in path:
+        data = data[step]
+    return data
+
+
+def _changed(*changes: tuple[KeyPath, object]) -> dict[str, Any]:
+    data: dict[str, Any] = copy.deepcopy(SHIPPED)
+    for path, value in changes:
+        holder = _at(data, path[:-1])
+        if value is GONE:
+            del holder[path[-1]]
+        else:
+            holder[path[-1]] = value
+    return data
+
+
+def _check(folder: Path, content: dict[str, Any] | str | bytes, supply: Supply = MACHINE) -> list[str]:
+    file = folder / "config.yaml"
+    text = yaml.safe_dump(content, sort_keys=False) if isinstance(content, dict) else content
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return check(file, lambda _needs_gpus: supply)
+
+
+KEYS = list(_keys(SHIPPED))
+LEAVES = [path for path in KEYS if len(path) > 1 and not isinstance(_at(SHIPPED, path), dict | list)]
+
+
+def test_the_shipped_file_passes() -> None:
+    assert check(FILE, lambda _needs_gpus: Supply("a small machine", cpus=2, gpus=0)) == []
+
+
+@pytest.mark.parametrize("path", KEYS, ids=dotted)
+@pytest.mark.parametrize("drop", [0, -1], ids=["first letter", "last letter"])
+def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path, path: KeyPath, drop: int) -> None:
+    key = str(path[-1])
+    misspelt = key[1:] if drop == 0 else key[:-1]
+
+    found = _check(tmp_path, _changed((path, GONE), ((*path[:-1], misspelt), _at(SHIPPED, path))))
+
+    assert [line for line in found if dotted((*path[:-1], misspelt)) in line and f"did you mean {key}?" in line], found
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=dotted)
+def test_a_key_at_the_top_level_that_belongs_further_down_is_refused(tmp_path: Path, path: KeyPath) -> None:
+    found = _check(tmp_path, _changed((path, GONE), ((path[-1],), _at(SHIPPED, path))))
+
+    assert [line for line in found if f": {path[-1]}: unknown key; " in line], found
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        (("host",), "http_options"),
+        ((*CLASSIFIER, "num_gpus"), "applications[].deployments[].ray_actor_options"),
+        ((*APP, "max_batch_tokens"), "applications[].deployments[].user_config"),
+        ((*APP, "args", "device"), "applications[].args.model"),
+        ((*MODEL, "auth"), "applications[].args"),
+        ((*APP, "port"), "http_options or grpc_options"),  # Serve's schema still has it there, to refuse it
+    ],
+    ids=str,
+)
+def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath, place: str) -> None:
+    found = _check(tmp_path, _changed((path, 1)))
+
+    assert [line for line in found if f"{dotted(path)}: unknown key; belongs under {place}" in line], found
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        # Unknown keys where nothing near is known, and keys in another case.
+        ((*APP, "args", "zzz"), 1, "unknown key; allowed: auth, model, caps, deadline, allowed_hosts"),
+        ((*CLASSIFIER, "user_config", "zzz"), 1, "unknown key; allowed: max_batch_tokens"),
+        (("HTTP_OPTIONS",), {}, "unknown key; did you mean http_options?"),
+        (("max_batch_token",), 1, "did you mean max_batch_tokens under applications[].deployments[].user_config?"),
+        (("controller_options",), {"runtime_env": {"env_var": {}}}, "disallowed keys ['env_var']"),
+        ((*APP, "autoscaling_policy"), {"policy_functio": "a:b"}, "did you mean policy_function?"),
+        ((*CLASSIFIER, "request_router_config"), {"request_router_clas": "a:b"}, "did you mean request_router_class?"),
+        ((*CLASSIFIER, "ray_actor_options", "runtime_env"), {"pipp": []}, "did you mean pip?"),
+        ((*CLASSIFIER, "ray_actor_options", "runtime_env"), {"env_vars": {"HF_HUB_OFLINE": "1"}}, "HF_HUB_OFFLINE?"),
+        ((*APP, "runtime_env", "env_vars", "hf_hub_offline"), "1", "did you mean HF_HUB_OFFLINE?"),
+        # Types and ranges: Serve's own, ours, and what Serve checks only when a replica fails.
+        (("http_options", "port"), "8000", "should be a valid integer, got '8000'"),
+        (("http_options", "port"), 65_536, "65536; expected 1 to 65535"),
+        (("logging_config",), [], "expected a mapping, got a list"),
+        (("proxy_location",), "headonly", "should be 'Disabled', 'HeadOnly' or 'EveryNode', got 'headonly'"),
+        ((*APP, "args"), None, "should be an object, got None"),
+        ((*APP, "args", "auth"), False, "put it in quotes"),
+        ((*APP, "args", "auth"), GONE, "required, but not there"),
+        ((*MODEL, "revision"), "main", "String should match pattern"),
+        ((*CLASSIFIER, "user_config", "max_batch_tokens"), 0, "should be greater than 0, got 0"),
+        ((*CLASSIFIER, "user_config"), [4096], "expected a mapping, got a list"),
+        ((*CLASSIFIER, "autoscaling_config"), {"min_replica": 1}, "did you mean min_replicas?"),
+        ((*CLASSIFIER, "autoscaling_config"), {"min_replicas": 3, "max_replicas": 2}, "greater than or equal to"),
+        ((*CLASSIFIER, "request_router_config"), {"request_router_class": 1}, "should be a valid string, got 1"),
+        ((*APP, "deployments"), [None], "expected a mapping, got nothing"),  # Serve's validators stumble over it
+        ((*APP, "runtime_env", "env_vars", "HF_HUB_OFFLINE"), 1, "should be a string, got 1; put it in quotes"),
+        # The graph.
+        ((*APP, "import_path"), "deployments.graph:app", "expected deployments.graph:build"),
+        ((*APP, "import_path"), GONE, "required, but not there"),
+        ((*APP, "route_prefix"), "/nli", "'/nli'; expected /"),
+        ((*APP, "route_prefix"), None, "None; expected /"),
+        ((*CLASSIFIER, "name"), "Clasifier", "no deployment 'Clasifier' in the graph; did you mean Classifier?"),
+        ((*CLASSIFIER, "name"), "Ingress", "'Ingress' is configured twice"),
+        ((*INGRESS, "user_config"), {"max_batch_tokens": 1}, "Ingress takes no user_config"),
+        (("applications",), [], "0 applications, expected exactly one"),
+        (("applications",), SHIPPED["applications"] * 2, "2 applications, expected exactly one"),
+        (("applications",), [None], "expected a mapping, got nothing"),
+        (("applications",), GONE, "required, but not there"),
+        # The open door.
+        (HOST, "0.0.0.0", "'0.0.0.0' lets other machines in while args.auth is off"),
+        (HOST, "::", "'::' lets other machines in"),
+        (HOST, "", "'' lets other machines in"),
+        (HOST, "nli.example.org", "lets other machines in"),
+        (HOST, GONE, "'0.0.0.0' lets other machines in"),
+        (("http_options",), GONE, "'0.0.0.0' lets other machines in"),
+        # Devices.
+        ((*MODEL, "device"), "cuda", "cuda, but the Classifier has no num_gpus"),
+        (GPUS, 1.5, "a fraction of one GPU, or whole GPUs"),
+        (GPUS, -1, "should be greater than or equal to 0, got -1"),
+        (GPUS, float("nan"), "should be greater than or equal to 0, got nan"),
+        (GPUS, float("inf"), "a fraction of one GPU, or whole GPUs"),
+        # Capacity, of 8 CPUs and 2 GPUs.
+        (GPUS, 3, "1 replicas of 3 need 3 GPUs (a replica never spans two), this machine has 2"),
+        ((*CLASSIFIER, "num_replicas"), 8, "ask for 8.1 CPUs together (Ingress 1 x 0.1, Classifier 8 x 1)"),
+        ((*CLASSIFIER, "autoscaling_config"), {"min_replicas": 8, "max_replicas": 9}, "Classifier 8 x 1"),
+        ((*CLASSIFIER, "autoscaling_config"), {"initial_replicas": 8, "max_replicas": 9}, "Classifier 8 x 1"),
+    ],
+    ids=str,
+)
+def test_refuses(tmp_path: Path, path: KeyPath, value: object, said: str) -> None:
+    data = _changed((path, value), *([((*CLASSIFIER, "num_replicas"), "auto")] if "autoscaling_config" in path else []))
+
+    found = _check(tmp_path, data)
+
+    assert len(found) == 1 + ("twice" in said), found
+    assert said in found[0]
+    assert dotted(path[:4]) in found[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_accepts_a_loopback_host(tmp_path: Path, host: str) -> None:
+    assert _check(tmp_path, _changed((HOST, host))) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "fits"),
+    [
+        *[(1, 2, True), (1, 3, False), (2, 1, True), (2, 2, False)],
+        *[(0.6, 2, True), (0.6, 3, False), (0.5, 4, True), (0.5, 5, False), (0.4, 4, True), (0.4, 5, False)],
+        *[(0.3, 6, True), (0.3, 7, False), (1 / 93, 186, True), (1 / 93, 187, False), (1e-320, 1, True)],
+    ],
+)
+def test_replicas_share_a_gpu_but_never_span_two(tmp_path: Path, gpus: float, replicas: int, fits: bool) -> None:
+    data = _changed((GPUS, gpus), ((*CLASSIFIER, "num_replicas"), replicas))
+
+    found = _check(tmp_path, data, Supply("this machine", cpus=1_000, gpus=2))
+
+    assert (found == []) == fits, found
+
+
+def test_a_gpu_for_a_model_on_the_cpu_is_refused(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed((GPUS, 0.25), ((*MODEL, "device"), "cpu")))
+
+    assert f"{dotted(GPUS)}: 0.25, but args.model.device is cpu" in found
+
+
+def test_a_replica_takes_one_cpu_where_the_file_names_none(tmp_path: Path) -> None:
+    data = _changed(((*CLASSIFIER, "ray_actor_options", "num_cpus"), GONE), ((*CLASSIFIER, "num_replicas"), 8))
+
+    (found,) = _check(tmp_path, data)
+
+    assert "Classifier 8 x 1" in found
+
+
+def test_a_sum_of_fractions_may_fill_a_machine(tmp_path: Path) -> None:
+    data = _changed(((*INGRESS, "num_replicas"), 3), ((*CLASSIFIER, "ray_actor_options", "num_cpus"), 0))
+
+    assert _check(tmp_path, data, Supply("a tiny machine", cpus=0.3)) == []
+
+
+def test_a_date_hides_no_other_problem(tmp_path: Path) -> None:
+    text = TEXT.replace("port: 8000", "port: eight").replace("name: nli", "name: 2020-01-01")
+
+    found = _check(tmp_path, text + "2020-01-01: 1\n")
+
+    assert [line.split(": ")[1] for line in found] == ["http_options.port", "2020-01-01"]
+
+
+def test_a_key_that_is_missing_is_told_with_the_line_of_its_mapping(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, TEXT.replace("      auth:", "      # auth:"))
+
+    line = TEXT.splitlines().index("    args:") + 1
+    assert found == f"config.yaml:{line}: applications[0].args.auth: required, but not there"
+
+
+def test_a_mapping_that_is_written_twice_is_told_once(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, TEXT + "http_options: {host: 127.0.0.1, port: 8000}\n")
+
+    assert "http_options: written twice, in lines 4 and 45" in found
+
+
+def test_every_problem_is_told_in_one_go_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = TEXT.replace("  port: 8000", "  port: 8000\n  port: 8001\n  prot: 1").replace("127.0.0.1", "0.0.0.0")
+    text = text.replace("device: auto", "device: cuda").replace("num_cpus: 1 ", "num_cpus: 99 ")
+
+    found = _check(tmp_path, text.replace('auth: "off"', "auth: off"))
+
+    said = [line.split(": ")[1] for line in found]
+    assert said == [
+        "http_options.host",
+        "http_options.port",
+        "http_options.prot",
+        "applications[0].args.auth",
+        "applications[0].args.model.device",
+        "applications[0].deployments[1].ray_actor_options.num_cpus",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            TEXT.replace("  port: 8000", "  port: 8000\n  port: 8001"),
+            "http_options.port: written twice, in lines 6 and 7",
+        ),
+        (TEXT.replace("  port: 8000", "  port: [8000"), "config.yaml:7: while parsing a flow sequence"),
+        (TEXT.replace("  port: 8000", "\tport: 8000"), "config.yaml:6: while scanning for the next token"),
+        (TEXT + "---\na: 1\n", "expected a single document"),
+        ("a: !!python/name:os.system\n", "could not determine a constructor"),
+        ("a: &a [*a]\n", "an alias that contains itself"),
+        ("a: \0", "special characters are not allowed"),
+        (b"\xff\xfe\x00", "can't decode byte 0xff"),
+        (TEXT + "grpc_options: {port: 1, port: 1}\n", "grpc_options.port: written twice, in lines 45 and 45"),
+        ("- a\n", "config.yaml:1: expected a mapping of keys to values"),
+        ("", "config.yaml:1: expected a mapping of keys to values"),
+    ],
+    ids=["twice", "bracket", "tab", "two documents", "tag", "cycle", "nul", "binary", "one line", "list", "empty"],
+)
+def test_yaml_that_is_not_sound_is_told_with_its_line(tmp_path: Path, text: str | bytes, said: str) -> None:
+    (found,) = _check(tmp_path, text)
+
+    assert found.startswith("config.yaml:")
+    assert said in found
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        check(tmp_path / "nowhere.yaml", lambda _needs_gpus: MACHINE)
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # not listening, so a connection is refused
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unheard.getsockname()[1]}")
+
+        (found,) = check(FILE, lambda needs_gpus: capacity.supply(needs_gpus=needs_gpus))
+
+    assert "the Ray cluster of RAY_ADDRESS, or of `ray start`, does not answer" in found
+
+
+def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+
+    (found,) = check(FILE, lambda needs_gpus: capacity.supply(needs_gpus=needs_gpus))
+
+    assert "does not answer" in found
+
+
+def test_without_a_cluster_this_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    found = capacity.supply(needs_gpus=True)
+
+    assert (found.where, found.gpus) == ("this machine", 0)
+    assert found.cpus is not None
+    assert found.cpus >= 1
+
+
+@pytest.mark.parametrize(
+    ("named", "address"),
+    [("", "192.0.2.1:6379"), ("auto", "192.0.2.1:6379"), ("local", None), ("192.0.2.2:1", "192.0.2.2:1")],
+)
+def test_the_cluster_is_the_named_one_or_what_ray_start_wrote_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, address: str | None
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379\n")
+
+    assert capacity.running_cluster() == address
+
+
+def test_only_visible_gpus_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    monkeypatch.setattr(GPUS_OF_NODE, lambda: 4)
+
+    assert capacity.supply(needs_gpus=True).gpus == 2

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
+
+from deployments.engines.refusal import StartRefused
+from deployments.engines.torch import Device, TorchEngine, _load, pad, prepare
+from tests.tiny import save_roberta
+
+CPU = Device("cpu")
+TEXTS = ["My phone screen is cracked.", "refund my card please"]
+HYPOTHESES = ["This example is billing.", "holiday"]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("order", ["C-E-N", "C-N-E", "E-C-N", "E-N-C", "N-C-E", "N-E-C"])
+def test_columns_are_contradiction_and_entailment_in_any_order(order: str, tmp_path: Path) -> None:
+    names = {"C": "contradiction", "E": "entailment", "N": "neutral"}
+    folder = save_roberta(tmp_path, {i: names[letter] for i, letter in enumerate(order.split("-"))})
+    engine = TorchEngine(folder, "fp32", CPU)
+    inputs = AutoTokenizer.from_pretrained(folder)(TEXTS[0], HYPOTHESES[0], return_tensors="pt")
+    with torch.inference_mode():
+        raw = AutoModelForSequenceClassification.from_pretrained(folder)(**inputs).logits[0].numpy()
+
+    got = engine.logits(engine.pairs(TEXTS[:1], HYPOTHESES[:1])[0])[0]
+
+    letters = order.split("-")
+    np.testing.assert_allclose(got, [raw[letters.index("C")], raw[letters.index("E")]], rtol=0, atol=1e-5)
+
+
+def test_short_rows_are_filled_up_on_the_right() -> None:
+    assert pad([[5], [6, 7, 8]], 1).tolist() == [[5, 1, 1], [6, 7, 8]]
+
+
+def test_bf16_is_near_fp32(roberta: Path) -> None:
+    exact, rounded = TorchEngine(roberta, "fp32", CPU), TorchEngine(roberta, "bf16", CPU)
+    pairs = [pair for row in exact.pairs(TEXTS, HYPOTHESES) for pair in row]
+
+    got, expected = rounded.logits(pairs), exact.logits(pairs)
+
+    assert got.dtype == np.float32
+    assert not np.array_equal(got, expected)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=0.3)  # weights of this size round coarsely; spread is 2
+
+
+def test_a_label2id_that_the_config_leaves_out_is_not_needed(tmp_path: Path) -> None:
+    folder = save_roberta(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    del config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    assert TorchEngine(folder, "fp32", CPU).pairs(["a"], ["b"])
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
+    folder = save_roberta(tmp_path)
+    RobertaForSequenceClassification.from_pretrained(folder).roberta.save_pretrained(folder)
+
+    with pytest.raises(StartRefused, match=r"lacks 4 weights, e\.g\. classifier\.dense\.bias"):
+        TorchEngine(folder, "fp32", CPU)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda folder: TorchEngine(folder, "fp32", CPU), lambda folder: _load(folder, torch.float32)]
+)
+def test_code_that_a_model_brings_is_neither_run_nor_asked_about(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_roberta(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    asked: list[str] = []
+
+    def agree(question: str = "") -> str:
+        asked.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agree)
+
+    with pytest.raises(ValueError, match="contains custom code"):
+        read(folder)
+
+    assert asked == []
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_engine_takes_the_threads_it_is_given() -> None:
+    prepare(Device("cpu", threads=1))
+    assert torch.get_num_threads() == 1
+
+    prepare(Device("cpu", threads=2))
+    assert torch.get_num_threads() == 2
+
+
+def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(StartRefused, match="torch finds no CUDA on this machine"):
+        prepare(Device("cuda", 0.25))
+
+
+@pytest.mark.parametrize(("fraction", "limits"), [(0.25, [0.25]), (1.0, []), (2.0, [])])
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(
+    fraction: float, limits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", set_to.append)
+
+    assert prepare(Device("cuda", fraction)) == torch.device("cuda")
+    assert set_to == limits

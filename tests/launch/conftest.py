@@ -1,0 +1,136 @@
+"""The service as users start it: a subprocess, a port of its own, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+FAST = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
+HAPROXY_PORTS = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "launch"):
+            item.add_marker("serve")
+
+
+@dataclass
+class Started:
+    """A command that serves, in a session of its own."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    output: Path
+    env: dict[str, str]
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def ask(self, payload: dict[str, Any]) -> httpx2.Response:
+        return httpx2.post(f"{self.url}/v1/classify", json=payload, timeout=30, trust_env=False)
+
+    def answers(self) -> bool:
+        try:
+            return self.ask({"text": "ready?", "labels": ["yes", "no"]}).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def session(self) -> list[psutil.Process]:
+        """What runs in the sessions that the command leads or has started."""
+        family = {self.process.pid, *(child.pid for child in _children(self.process.pid))}
+        found = [p for p in psutil.process_iter() if _session(p.pid) in family]
+        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+Start = Callable[..., Started]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, report: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s; {report()}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The shipped config file on a free port, to be changed and written again."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    data["http_options"]["port"] = free_port()
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file, data
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a command; kills what is left of it at the end of the test."""
+    started: list[Started] = []
+    # Ray's sockets lie here, and a socket's path may have 107 characters: pytest's folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="nli", ignore_cleanup_errors=True) as short:
+
+        def run(*command: str, port: int, **env: str) -> Started:
+            output = tmp_path / f"output{len(started)}"
+            whole = {**os.environ, "RAY_TMPDIR": short, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)}
+            whole |= {name: str(free_port()) for name in HAPROXY_PORTS} | env
+            with output.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    cwd=tmp_path,
+                    env=whole,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+            started.append(Started(process, f"http://127.0.0.1:{port}", output, whole))
+            return started[-1]
+
+        yield run
+        for one in started:
+            for process in one.session():
+                process.kill()
+            one.process.kill()
+            one.process.wait()
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
