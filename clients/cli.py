@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from deployments.contract.args import AppArgs, ModelArgs
+from deployments.contract.args import ModelArgs
 
 CONFIG = click.argument(
     "config", type=click.Path(path_type=Path, dir_okay=False), default=Path("serve_config.yaml"), required=False
@@ -41,7 +41,9 @@ def pull(config: Path) -> None:
     """Fetch the configured model; exit 3 when the Hub cannot be reached."""
     with _server_install():
         _check(config)
-        sys.exit(_pull(config))
+        from .commands.launch import read_service
+
+        sys.exit(_pull(read_service(config).model))
 
 
 @main.command()
@@ -51,11 +53,12 @@ def up(config: Path, plain: bool) -> None:
     """Check, fetch, serve, and say how to call it; Ctrl-C stops."""
     with _server_install():
         _check(config)
-        _pull_or_fall_back(config)
         from .commands.launch import LaunchFailed, launch, read_service
 
+        service = read_service(config)
+        _pull_or_fall_back(service.model)
         try:
-            sys.exit(launch(read_service(config), plain=plain, console=console))
+            sys.exit(launch(service, plain=plain, console=console))
         except LaunchFailed as error:
             _fail(str(error))
 
@@ -72,31 +75,24 @@ def _check(config: Path) -> None:
         _fail("\n".join(problems))
 
 
-def _pull_or_fall_back(config: Path) -> None:
-    code = _pull(config)
-    if code == 0:
+def _pull_or_fall_back(model: ModelArgs) -> None:
+    if _pull(model) == 0:
         return
-    if _model(config).fallback is None:
+    if model.fallback is None:
         _fail("model.fallback is null, so nothing can answer without the model")
-    console.print("Going on with the fallback, model.fallback: embedded.", style="yellow")
+    console.print(f"Going on with the fallback, model.fallback: {model.fallback}.", style="yellow")
 
 
-def _pull(config: Path) -> int:
+def _pull(model: ModelArgs) -> int:
     """0, or the exit code of what went wrong, which has been told."""
     from .commands.pull import HubUnreachable, PullFailed, pull
 
     try:
-        pull(_model(config), console)
+        pull(model, console)
     except PullFailed as error:
         console.print(str(error), style="yellow", highlight=False, markup=False, soft_wrap=True)
         return UNREACHABLE if isinstance(error, HubUnreachable) else 1
     return 0
-
-
-def _model(config: Path) -> ModelArgs:
-    import yaml
-
-    return AppArgs.model_validate(yaml.safe_load(config.read_text())["applications"][0]["args"]).model
 
 
 @contextmanager

@@ -26,6 +26,10 @@ import httpx2
 import yaml
 from rich.console import Console
 
+from deployments.contract.args import AppArgs, ModelArgs
+from deployments.engines.refusal import StartRefused
+from deployments.engines.resolve import resolve
+
 from . import session
 from .cause import cause
 from .profile import can_be_fast, environment, taken_ports
@@ -50,6 +54,7 @@ class Service:
     name: str
     host: str
     port: int
+    model: ModelArgs
 
     @property
     def url(self) -> str:
@@ -57,12 +62,16 @@ class Service:
 
 
 def read_service(config: Path) -> Service:
-    """The address and application name of a config file."""
+    """The address, application name and model of a config file."""
     data: dict[str, Any] = yaml.safe_load(config.read_text())
     http = data.get("http_options") or {}
     application = data["applications"][0]
     return Service(
-        config.resolve(), application.get("name", "default"), http.get("host", "0.0.0.0"), http.get("port", 8000)
+        config=config.resolve(),
+        name=application.get("name", "default"),
+        host=http.get("host", "0.0.0.0"),
+        port=http.get("port", 8000),
+        model=AppArgs.model_validate(application["args"]).model,
     )
 
 
@@ -73,9 +82,13 @@ def launch(service: Service, *, plain: bool, console: Console) -> int:
         The exit code: 0 after a clean stop.
 
     Raises:
-        LaunchFailed: a port is taken, the deploy failed, or the service ended by itself.
+        LaunchFailed: there is no such model, a port is taken, the deploy failed, or the service ended by itself.
         KeyboardInterrupt: stopped before it answered.
     """
+    try:
+        resolve(service.model)  # as `build` will, twenty seconds later
+    except StartRefused as error:
+        raise LaunchFailed(str(error)) from error
     fast = can_be_fast() and not plain
     env = environment(fast=fast, inherited=os.environ)
     if taken := list(taken_ports(service.host, service.port, fast=fast, env=env)):

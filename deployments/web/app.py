@@ -38,7 +38,7 @@ Probe = Callable[[], Awaitable[None]]
 def create_app(args: AppArgs, model: ServedModel, *, classify: Classify, probe: Probe) -> Starlette:
     """The routes of docs/architecture.md, every error as a problem."""
     routes = _Routes(args, model, classify, probe)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/classify", routes.classify, methods=["POST"]),
             Route("/v1/models", routes.models),
@@ -49,6 +49,8 @@ def create_app(args: AppArgs, model: ServedModel, *, classify: Classify, probe: 
         middleware=[Middleware(Guard, allowed_hosts=args.allowed_hosts)],
         exception_handlers={ServiceError: _service_error, HTTPException: _http_error, Exception: _bug},
     )
+    app.router.redirect_slashes = False  # `/v1/classify/` is a 404 problem, like any other unknown path
+    return app
 
 
 class _Routes:

@@ -84,6 +84,7 @@ def test_a_folder_that_is_no_model_ends_it_with_one_message(start: Start, config
 
     assert service.process.wait(timeout=50) == 1
     assert f"{tmp_path} is no model: config.json" in service.said()
+    assert "Starting Ray" not in service.said()
 
 
 @pytest.mark.timeout(60)

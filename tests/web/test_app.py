@@ -243,6 +243,7 @@ async def test_unknown_paths_and_methods_are_problems(client: httpx2.AsyncClient
     wrong_method = await client.get("/v1/classify")
 
     _assert_problem(await client.get("/v1/clasify"), 404, "not_found")
+    _assert_problem(await client.post("/v1/classify/", json=GOOD), 404, "not_found")
     _assert_problem(wrong_method, 405, "method_not_allowed")
     assert wrong_method.headers["allow"] == "POST"
 
