@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, NotRequired
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag
 from typing_extensions import TypedDict
 
 from .model import ServedModel
@@ -38,12 +38,19 @@ def _one_placeholder(template: str) -> str:
     return template
 
 
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is the integer 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _kind(value: object) -> str | None:
     kinds: dict[type, str] = {str: "string", list: "list", dict: "object"}
     return kinds.get(type(value))
 
 
-Words = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
+_NOT_BLANK = r"[^\s\x1c-\x1f\x85]"  # what `str.strip` leaves; JSON Schema's \s lacks the last five
+
+Words = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": _NOT_BLANK})]
 Texts = Annotated[
     Annotated[Words, Tag("string")] | Annotated[list[Words], Field(min_length=1), Tag("list")],
     Discriminator(_kind, custom_error_type="text_type", custom_error_message="must be a string or a list of strings"),
@@ -81,7 +88,7 @@ class ClassifyRequest(BaseModel):
     template: Template | None = None
     """Makes a hypothesis of a label; null: the model's own, see `/v1/models`."""
 
-    top_k: PositiveInt | None = None
+    top_k: Annotated[PositiveInt, BeforeValidator(_whole)] | None = None
     """Return only the best so many labels."""
 
     model: str | None = None

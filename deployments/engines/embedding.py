@@ -1,7 +1,8 @@
 """The embedded bi-encoder, all-MiniLM-L6-v2: cosine similarity in place of entailment.
 
-Every distinct text and label is encoded once, so k labels cost one pass over the text instead of k. It is
-no NLI model (it does not see negation) and English only; it answers where no NLI weights can be had.
+Every text of a request is encoded once, however its pairs are cut into batches, so k labels cost one pass over
+the text instead of k; labels, which callers repeat, are kept for later requests. It is no NLI model (it does not
+see negation) and English only; it answers where no NLI weights can be had.
 
 Logits are [threshold, cosine] / temperature, so that the scoring of NLI models serves it: single label
 softmax(cosine / 0.05), the training scale of the model; multi label sigmoid((cosine - 0.22) / 0.05), where
@@ -12,6 +13,7 @@ Source: the model card's mean pooling and normalisation; max_length 256 of sente
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +30,16 @@ MAX_TOKENS = 256
 THRESHOLD = 0.22
 TEMPERATURE = 0.05
 ENCODE_TOKENS = 4_096  # padded tokens in one pass of the encoder
+KEPT_HYPOTHESES = 16_384  # vectors of 1.5 KB
+
+Vectors = dict[Ids, torch.Tensor]
+"""(384,) each, of unit length, on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair(Pair):
+    texts: Vectors = field(compare=False, repr=False)
+    """What is encoded of its request's texts so far; one dict for all pairs of the request, and gone with them."""
 
 
 class EmbeddingEngine:
@@ -42,6 +54,7 @@ class EmbeddingEngine:
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
         self._model = model.eval().to(self._device)
+        self._kept: Vectors = {}
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         ids = self._tokens.encode([*texts, *hypotheses])
@@ -49,23 +62,36 @@ class EmbeddingEngine:
         for i, hypothesis in enumerate(hypotheses):
             if len(ids[hypothesis]) > room:
                 raise HypothesisTooLong(i, len(ids[hypothesis]), room)
-        return [[self._pair(ids[text], ids[hypothesis], room) for hypothesis in hypotheses] for text in texts]
+        memo: Vectors = {}
+        return [[self._pair(ids[text], ids[hypothesis], room, memo) for hypothesis in hypotheses] for text in texts]
 
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
         if not pairs:
             return torch.empty((0, 2)).numpy()
-        distinct = list(dict.fromkeys(ids for pair in pairs for ids in (pair.premise, pair.hypothesis)))
-        vectors = self._encode(distinct)
-        at = {ids: i for i, ids in enumerate(distinct)}
-        premises = vectors[[at[pair.premise] for pair in pairs]]
-        hypotheses = vectors[[at[pair.hypothesis] for pair in pairs]]
+        ours = [pair for pair in pairs if isinstance(pair, _Pair)]  # all of them: `pairs` made them
+        premises, hypotheses = self._vectors(ours)  # (n_pairs, 384) each
         cosine = (premises * hypotheses).sum(-1)  # (n_pairs,)
         table: FloatArray = (torch.stack([torch.full_like(cosine, THRESHOLD), cosine], -1) / TEMPERATURE).numpy()
         return table
 
-    def _pair(self, premise: Ids, hypothesis: Ids, room: int) -> Pair:
+    def _pair(self, premise: Ids, hypothesis: Ids, room: int, memo: Vectors) -> Pair:
         cut = self._tokens.cut(premise, room)
-        return Pair(cut, hypothesis, len(cut) + len(hypothesis) + 4, len(cut) < len(premise))
+        return _Pair(cut, hypothesis, len(cut) + len(hypothesis) + 4, len(cut) < len(premise), memo)
+
+    def _vectors(self, pairs: Sequence[_Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+        known = {pair.hypothesis: self._kept[pair.hypothesis] for pair in pairs if pair.hypothesis in self._kept}
+        known |= {pair.premise: pair.texts[pair.premise] for pair in pairs if pair.premise in pair.texts}
+        wanted = dict.fromkeys(ids for pair in pairs for ids in (pair.premise, pair.hypothesis))
+        missing = [ids for ids in wanted if ids not in known]
+        known |= dict(zip(missing, self._encode(missing), strict=True))
+        for pair in pairs:
+            pair.texts[pair.premise] = known[pair.premise]
+            if pair.hypothesis not in self._kept:
+                self._kept[pair.hypothesis] = known[pair.hypothesis].clone()  # a view would keep its whole batch
+        while len(self._kept) > KEPT_HYPOTHESES:
+            del self._kept[next(iter(self._kept))]  # the oldest
+        premises, hypotheses = zip(*((known[pair.premise], known[pair.hypothesis]) for pair in pairs), strict=True)
+        return torch.stack(premises), torch.stack(hypotheses)
 
     @torch.inference_mode()
     def _encode(self, distinct: Sequence[Ids]) -> torch.Tensor:

@@ -59,7 +59,7 @@ class _Routes:
         self._model = model
         self._classify = classify
         self._probe = probe
-        self._openapi = document(args.caps)
+        self._openapi = document(args)
 
     async def classify(self, request: Request) -> Response:
         started = time.perf_counter()

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deployments.contract import errors, wire
-from deployments.contract.args import CapsArgs
+from deployments.contract.args import AppArgs, CapsArgs
 
 from .problems import MEDIA_TYPE
 
@@ -26,9 +26,10 @@ _CLASSIFY = (
 _EXAMPLE = {"text": "My card was charged twice", "labels": ["billing", "delivery"]}
 
 
-def document(caps: CapsArgs) -> Json:
-    """The service's HTTP interface, with the caps of this deployment in words."""
+def document(args: AppArgs) -> Json:
+    """The service's HTTP interface, with the caps of this deployment."""
     schemas = _schemas()
+    _cap(schemas["ClassifyRequest"], args.caps)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -37,7 +38,7 @@ def document(caps: CapsArgs) -> Json:
             "description": "Zero-shot text classification: which of these labels fits this text?",
         },
         "paths": {
-            "/v1/classify": {"post": _classify(caps)},
+            "/v1/classify": {"post": _classify(args)},
             "/v1/models": {"get": _get("The model that answers.", "ModelList")},
             "/healthz": {"get": _get("The process is alive.", "Health")},
             "/readyz": {
@@ -54,13 +55,14 @@ def document(caps: CapsArgs) -> Json:
     }
 
 
-def _classify(caps: CapsArgs) -> Json:
+def _classify(args: AppArgs) -> Json:
+    caps = args.caps
     body = {"application/json": {"schema": _ref("ClassifyRequest"), "example": _EXAMPLE}}
     deadline = {
         "name": "X-Deadline-Seconds",
         "in": "header",
         "description": "Seconds after which the answer is 504.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": args.deadline.max_s},
     }
     return {
         "summary": "Which of these labels fits each text?",
@@ -105,6 +107,21 @@ def _schemas() -> Json:
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
     return found
+
+
+def _cap(request: Json, caps: CapsArgs) -> None:
+    """State what `decode` refuses beyond the types, as far as JSON Schema can."""
+    text, texts = request["properties"]["text"]["oneOf"]
+    labels, claims = request["properties"]["labels"]["oneOf"]
+    text["maxLength"] = texts["items"]["maxLength"] = caps.max_text_chars
+    texts["maxItems"] = caps.max_texts
+    labels |= {"maxItems": caps.max_labels, "uniqueItems": True}
+    labels["items"]["maxLength"] = caps.max_label_chars
+    ((words, claim),) = claims.pop("patternProperties").items()  # which would let any other name have any value
+    claims |= {"maxProperties": caps.max_labels, "additionalProperties": claim}
+    claims["propertyNames"] = {"pattern": words, "maxLength": caps.max_label_chars}
+    both = {"labels": {"type": "object"}, "template": {"type": "string"}}
+    request["not"] = {"properties": both, "required": ["labels", "template"]}
 
 
 def _ref(name: str) -> Json:

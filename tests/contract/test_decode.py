@@ -25,6 +25,10 @@ def test_a_string_and_a_list_of_one_are_the_same_texts() -> None:
     assert decode(GOOD, CAPS).texts == decode({**GOOD, "text": [GOOD["text"]]}, CAPS).texts
 
 
+def test_a_whole_number_may_be_written_with_a_point_as_json_allows() -> None:
+    assert decode({**GOOD, "top_k": 2.0}, CAPS).top_k == 2
+
+
 def test_labels_as_an_object_bring_their_own_hypotheses() -> None:
     request = decode({"text": "x", "labels": {"urgent": "This cannot wait.", "calm": "There is time."}}, CAPS)
 

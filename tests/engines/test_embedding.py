@@ -57,17 +57,48 @@ def test_multi_label_is_a_logistic_of_the_cosine_around_the_threshold(embedding:
     np.testing.assert_allclose(scores(logits, multi_label=True), 1 / (1 + np.exp(-(cosine - 0.22) / 0.05)), atol=1e-5)
 
 
-def test_each_distinct_string_is_encoded_once(embedding: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = 0
+@pytest.fixture
+def encoded(embedding: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each pass of the encoder, which starts without kept vectors."""
+    rows: list[int] = []
     forward = embedding._model.forward
 
     def counted(*args: object, **inputs: torch.Tensor) -> object:
-        nonlocal rows
-        rows += len(inputs["input_ids"])
+        rows.append(len(inputs["input_ids"]))
         return forward(*args, **inputs)
 
     monkeypatch.setattr(embedding._model, "forward", counted)
-    grid = embedding.pairs(["one", "two", "one"], ["two", "three", "three", "four"])
-    embedding.logits([pair for row in grid for pair in row])
+    monkeypatch.setattr(embedding, "_kept", {})
+    return rows
 
-    assert rows == 4
+
+def test_each_distinct_string_of_a_request_is_encoded_once_however_it_is_cut(
+    embedding: EmbeddingEngine, encoded: list[int]
+) -> None:
+    grid = embedding.pairs(["one", "two", "one"], ["two", "three", "three", "four"])
+    pairs = [pair for row in grid for pair in row]
+    whole = embedding.logits(pairs)
+    cut = np.concatenate([embedding.logits(pairs[i : i + 5]) for i in range(0, len(pairs), 5)])
+
+    assert sum(encoded) == 4
+    np.testing.assert_array_equal(cut, whole)
+
+
+def test_labels_are_kept_for_later_requests_and_texts_are_not(embedding: EmbeddingEngine, encoded: list[int]) -> None:
+    for _ in range(2):
+        embedding.logits(embedding.pairs(["a text"], ["one label", "another"])[0])
+
+    assert encoded == [3, 1]
+
+
+def test_kept_labels_are_bounded(
+    embedding: EmbeddingEngine, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.engines.embedding.KEPT_HYPOTHESES", 2)
+
+    embedding.logits(embedding.pairs(["a text"], ["one", "two", "three"])[0])
+    embedding.logits(embedding.pairs(["a text"], ["two", "three", "one"])[0])
+
+    assert encoded == [4, 2]
+    assert len(embedding._kept) == 2
+    assert all(vector.untyped_storage().nbytes() == 384 * 4 for vector in embedding._kept.values())

@@ -121,7 +121,7 @@ def cluster() -> Iterator[Cluster]:
         ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def deploy(cluster: Cluster) -> Deploy:
     """Deploys the real graph around an engine of stand_ins.py and waits until it runs."""
 

@@ -11,7 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from deployments.contract.args import AppArgs
+from deployments.contract.args import AppArgs, CapsArgs
 from deployments.contract.decode import decode
 from deployments.contract.errors import DeadlineExceeded, ServiceError, Unavailable
 from deployments.contract.model import ServedModel
@@ -28,7 +28,8 @@ GOOD: dict[str, Any] = {"text": "My card was charged twice", "labels": ["deliver
 class Backend:
     """Scores label i of every text with entailment i; raises what it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, caps: CapsArgs = ARGS.caps) -> None:
+        self.caps = caps
         self.error: Exception | None = None
         self.failed: set[int] = set()
         self.seconds: list[float] = []
@@ -37,7 +38,7 @@ class Backend:
         if self.error is not None:
             raise self.error
         self.seconds.append(seconds)
-        request = decode(payload, ARGS.caps)
+        request = decode(payload, self.caps)
         n_texts, n_labels = len(request.texts), len(request.label_names)
         logits = np.zeros((n_texts, n_labels, 2), np.float32)
         logits[:, :, 1] = np.arange(n_labels)
