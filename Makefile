@@ -1,4 +1,4 @@
-# make install | serve | test | lint | fmt. Each is idempotent; nothing is reinstalled unless a file that it
+# make install | serve | test | lint | check | fmt | docs. Each is idempotent; nothing is reinstalled unless a file that it
 # depends on changed. Another torch build: TORCH_PIP_ARGS="--index-url https://.../whl/cu130" make serve
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install serve test lint fmt
+.PHONY: install serve test lint check fmt docs
 
 install: $(STAMP)
 
@@ -29,6 +29,12 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+check: install
+	$(BIN)/nli-serve check $(ARGS)
+
 fmt: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: install
+	$(BIN)/python -m docs.generate

@@ -101,6 +101,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def run(*command: str, port: int, **env: str) -> Started:
             output = tmp_path / f"output{len(started)}"
             whole = {**os.environ, "RAY_TMPDIR": short, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)}
+            whole |= {"HF_HUB_CACHE": str(tmp_path / "hub")}  # whatever this machine's own cache holds
             whole |= {name: str(free_port()) for name in HAPROXY_PORTS} | env
             with output.open("wb") as file:
                 process = subprocess.Popen(

@@ -1,0 +1,65 @@
+"""Writes what a machine can say about the service: `make docs`. A test fails when the files are stale.
+
+Between `<!-- NAME -->` and `<!-- /NAME -->` in docs/operations.md stands what the function of that name returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from clients.cli import main
+from deployments.contract.args import AppArgs, ClassifierConfig
+from deployments.web.openapi import document
+
+DOCS = Path(__file__).parent
+
+
+def files() -> dict[Path, str]:
+    """Every file with something generated in it, as it should be."""
+    operations = DOCS / "operations.md"
+    text = operations.read_text()
+    for name, content in (("config", config()), ("commands", commands())):
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        after = rest.partition(f"<!-- /{name} -->\n")[2]
+        text = f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->\n{after}"
+    openapi = json.dumps(document(AppArgs(auth="off")), indent=2, ensure_ascii=False)
+    return {operations: text, DOCS / "openapi.json": openapi + "\n"}
+
+
+def config() -> str:
+    """A table of every field of `args` and `user_config`."""
+    rows = [
+        *_rows(AppArgs, "args"),
+        *_rows(ClassifierConfig, "Classifier.user_config"),
+    ]
+    return "\n".join(["| key | default | what |", "|---|---|---|", *rows])
+
+
+def commands() -> str:
+    """The help of each command."""
+    helps = [("nli-serve", ["--help"]), *((f"nli-serve {name}", [name, "--help"]) for name in main.commands)]
+    return "\n\n".join(f"```\n{_help(name, words)}\n```" for name, words in helps)
+
+
+def _rows(model: type[BaseModel], path: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _rows(field.annotation, f"{path}.{name}")
+        else:
+            default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+            yield f"| `{path}.{name}` | {default} | {field.description} |"
+
+
+def _help(name: str, words: list[str]) -> str:
+    result = CliRunner().invoke(main, words, prog_name=name.split()[0], terminal_width=100)
+    return f"$ {name} --help\n{result.output}".rstrip()
+
+
+if __name__ == "__main__":
+    for file, content in files().items():
+        file.write_text(content)
