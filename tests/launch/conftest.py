@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                     stdout=file,
                     stderr=file,
                     start_new_session=True,
+                    preexec_fn=_hear_sigint,
                 )
             started.append(Started(process, f"http://127.0.0.1:{port}", output, whole))
             return started[-1]
@@ -121,6 +123,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 process.kill()
             one.process.kill()
             one.process.wait()
+
+
+def _hear_sigint() -> None:
+    """A run of the tests that was started with `&` has it ignored, which a child inherits."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _children(pid: int) -> list[psutil.Process]:
