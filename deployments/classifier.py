@@ -1,4 +1,4 @@
-"""The model deployment: collects calls, runs them through the engine on a thread of its own.
+"""The model deployment: gathers calls, and gives them to the worker that feeds the engine.
 
 Stage 1, `@serve.batch`, only gathers what arrives together and hands it on. It waits for nothing and limits
 nothing: it seals a batch before it may run, so any waiting there makes batches small (docs/adr/0002).
@@ -7,20 +7,17 @@ nothing: it seals a batch before it may run, so any waiting there makes batches 
 from __future__ import annotations
 
 import asyncio
-import time
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import serve
 
 from deployments.contract.args import ClassifierConfig
-from deployments.core.batching import Err, Ok
-from deployments.core.work import Outcome, Work
+from deployments.core.work import Reply, Work
 from deployments.engines.protocol import Engine
-from deployments.engines.run import run
+from deployments.runtime.worker import Ticket, Unhealthy, Worker
 
 LoadEngine = Callable[[float], Engine]
 """From the replica's share of a GPU (0: none) to its engine; raises when it cannot serve what was decided."""
@@ -30,46 +27,39 @@ UNLIMITED = 1_000_000  # batches of stage 1 at a time: `max_ongoing_requests` is
 
 @serve.deployment
 class Classifier:
-    """One loaded model, one engine thread."""
+    """One loaded model, one queue, one engine thread."""
 
     def __init__(self, load: LoadEngine) -> None:
-        self._engine = load(_gpu_fraction())
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._config = ClassifierConfig()
+        self._worker = Worker(load(_gpu_fraction()), ClassifierConfig(), secret=os.urandom(16))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a changed `user_config` without a restart; an unknown key is refused."""
-        self._config = ClassifierConfig.model_validate(user_config)
+        self._worker.configure(ClassifierConfig.model_validate(user_config))
 
-    async def score(self, work: Work) -> Outcome:
-        """Logits for every text and hypothesis.
-
-        Raises:
-            HypothesisTooLong: naming the hypothesis by its index.
-        """
-        result = await self._collect(_Arrival(work, time.perf_counter()))
-        if isinstance(result, Err):
-            raise result.error
-        return result.value
+    async def score(self, works: list[Work]) -> list[Reply]:
+        """The logits of each request, or its own error, in the order given."""
+        tickets = [self._worker.ticket(work) for work in works]
+        try:
+            await self._gather(tickets)
+            return [await self._worker.reply(ticket) for ticket in tickets]
+        except asyncio.CancelledError:
+            self._worker.cancel(tickets)
+            raise
 
     @serve.batch(max_batch_size=256, batch_wait_timeout_s=0, max_concurrent_batches=UNLIMITED)
-    async def _collect(self, arrivals: list[_Arrival]) -> list[Ok[Outcome] | Err]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, arrivals)
+    async def _gather(self, calls: list[list[Ticket]]) -> list[None]:
+        await self._worker.admit([ticket for tickets in calls for ticket in tickets])
+        return [None] * len(calls)
 
-    def _run(self, arrivals: list[_Arrival]) -> list[Ok[Outcome] | Err]:
-        """On the engine's thread: the seam that a scheduler fills."""
-        started = time.perf_counter()
-        results = run(self._engine, [arrival.work for arrival in arrivals], self._config.max_batch_tokens)
-        for arrival, result in zip(arrivals, results, strict=True):
-            if isinstance(result, Ok):
-                result.value["queued_s"] = started - arrival.at
-        return results
+    async def check_health(self) -> None:
+        """Serve asks every `health_check_period_s`, and replaces the replica when this raises.
 
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    work: Work
-    at: float  # seconds of time.perf_counter
+        Raises:
+            Unhealthy: stage 1 or stage 2 has died, or the engine hangs.
+        """
+        if not await self._gather._is_batching_task_alive():  # type: ignore[attr-defined]
+            raise Unhealthy("the task of @serve.batch has ended")
+        self._worker.check()
 
 
 def _gpu_fraction() -> float:

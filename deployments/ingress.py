@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -22,18 +22,20 @@ from deployments.contract.errors import (
     HypothesisTooLong,
     InvalidRequest,
     ModelNotFound,
-    ServiceError,
     Unavailable,
 )
 from deployments.contract.model import ServedModel
 from deployments.contract.wire import ClassifyRequest, ClassifyResponse
 from deployments.core.work import Outcome, Work
 from deployments.core.zeroshot import hypotheses
+from deployments.runtime.joiner import Joiner
 from deployments.web.answers import Answer, encode
 from deployments.web.app import create_app
+from deployments.web.caller import Caller
 
 PROBE_TIMEOUT_S = 2.0  # a readiness probe that takes longer is as good as a no
-_PROBE: Work = {"texts": ["ready?"], "hypotheses": ["yes"]}
+PROBE: Work = {"texts": ["ready?"], "hypotheses": ["yes"], "tenant": "probe", "deadline_s": PROBE_TIMEOUT_S}
+HANDLE = "handle"  # the tenant of all handle callers
 
 _log = logging.getLogger("ray.serve")
 
@@ -44,9 +46,9 @@ class Ingress:
     """Decodes, plans, calls the classifier, encodes."""
 
     def __init__(self, classifier: DeploymentHandle[Any], args: AppArgs, model: ServedModel) -> None:
-        self._classifier = classifier
         self._args = args
         self._model = model
+        self._joiner = Joiner(classifier.score.remote, dead=RayActorError)
         if model.fallback:
             _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
 
@@ -64,47 +66,38 @@ class Ingress:
             ServiceError: the classes of deployments/contract/errors.py.
         """
         seconds = decode_deadline(deadline_s, self._args.deadline)
-        answer = await self._answer(request, seconds, str(uuid.uuid4()))
+        answer = await self._answer(request, Caller(HANDLE, str(uuid.uuid4()), seconds))
         return answer.body
 
-    async def _answer(self, payload: object, seconds: float, request_id: str) -> Answer:
+    async def _answer(self, payload: object, caller: Caller) -> Answer:
         request = decode(payload, self._args.caps)
         self._check_model(request.model)
         claims = request.own_hypotheses or hypotheses(request.label_names, request.template or self._model.template)
+        work: Work = {
+            "texts": request.texts,
+            "hypotheses": claims,
+            "tenant": caller.tenant,
+            "deadline_s": caller.seconds,
+        }
         try:
-            outcome = await self._score({"texts": request.texts, "hypotheses": claims}, seconds)
+            outcome = await self._score(work)
         except HypothesisTooLong as error:
             raise _blame_label(request, error) from None
-        return encode(request, outcome, self._model, request_id)
+        return encode(request, outcome, self._model, caller.request_id)
 
     async def _probe(self) -> None:
-        await self._score(_PROBE, PROBE_TIMEOUT_S)
+        await self._score(PROBE)
 
-    async def _score(self, work: Work, seconds: float) -> Outcome:
-        """The classifier's outcome, or a `ServiceError`; a replica that dies is asked again once."""
+    async def _score(self, work: Work) -> Outcome:
+        """The classifier's outcome, or a `ServiceError`."""
         try:
-            async with asyncio.timeout(seconds):
-                try:
-                    return await self._call(work)
-                except RayActorError:
-                    return await self._call(work)
+            async with asyncio.timeout(work["deadline_s"]):
+                return await self._joiner.ask(work)
         except TimeoutError:
+            seconds = work["deadline_s"]
             raise DeadlineExceeded(f"no answer from the model within {seconds:.3g} s; ask for less at a time") from None
-        except RayTaskError as error:
-            if isinstance(error.cause, ServiceError):
-                raise error.cause from None
-            raise
         except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
             raise Unavailable("no replica of the model can take this request now; try again") from error
-
-    async def _call(self, work: Work) -> Outcome:
-        response = self._classifier.score.remote(work)
-        try:
-            outcome: Outcome = await response
-        except asyncio.CancelledError:
-            response.cancel()  # type: ignore[no-untyped-call]  # else Serve's default mode lets the work run on
-            raise
-        return outcome
 
     def _check_model(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self._model.name:

@@ -16,7 +16,14 @@ ALLOWED = {
     "deployments.core": set(),
     "deployments.engines": {"deployments.contract", "deployments.core"},
     "deployments.web": {"deployments.contract", "deployments.core"},
-    "deployments": {"deployments.contract", "deployments.core", "deployments.engines", "deployments.web"},
+    "deployments.runtime": {"deployments.contract", "deployments.core", "deployments.engines"},
+    "deployments": {
+        "deployments.contract",
+        "deployments.core",
+        "deployments.engines",
+        "deployments.runtime",
+        "deployments.web",
+    },
     "clients": {"deployments.contract"},
     "clients.commands": {"deployments.contract", "deployments.engines"},
 }
@@ -25,6 +32,7 @@ FOREIGN = {
     "deployments.contract": {"ray", "torch", "transformers", "numpy", "starlette"},
     "deployments.core": {"ray", "torch", "transformers", "starlette", "pydantic", "time", "threading", "asyncio"},
     "deployments.engines": {"ray", "starlette"},
+    "deployments.runtime": {"ray", "torch", "transformers", "starlette"},
     "deployments.web": {"ray", "torch", "transformers"},
     "clients": {"ray", "torch", "transformers", "numpy", "starlette", "yaml", "huggingface_hub"},  # the base install
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
 DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # the Hub's head at the time of writing
@@ -129,5 +129,17 @@ class AppArgs(Args):
 class ClassifierConfig(Args):
     """`user_config` of the Classifier: changes without a restart."""
 
-    max_batch_tokens: PositiveInt = 4_096
-    """Padded tokens in one run of the engine."""
+    max_batch_tokens: PositiveInt = 1_024
+    """Padded tokens in one run of the engine. A CPU gains nothing beyond 1,024; a GPU wants 16,384 or more."""
+
+    max_batch_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    """A run of the engine that takes longer makes the replica unhealthy; Serve then replaces it."""
+
+    max_queued_tokens: PositiveInt = 4_194_304
+    """Tokens of all pairs that wait in one replica; beyond it 503."""
+
+    max_cache_bytes: NonNegativeInt = 67_108_864
+    """Memory for the results of pairs scored before, 400 bytes each; 0: none."""
+
+    share_cache: bool = False
+    """Whether tenants profit from each other's pairs, and so can tell by the time what another has sent."""

@@ -22,7 +22,7 @@ Ray processes. A message says what was wrong, what was allowed and what to do; i
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 class FieldError(NamedTuple):
@@ -128,12 +128,40 @@ class EngineFailed(ServiceError):
 
 
 class Unavailable(ServiceError):
+    """Nobody can answer now; try again after `retry_after_s` seconds, where that is known."""
+
     status = 503
     code = "unavailable"
     title = "Not available now"
+
+    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(detail, retry_after_s)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class DeadlineExceeded(ServiceError):
     status = 504
     code = "deadline_exceeded"
     title = "Deadline exceeded"
+
+
+def to_wire(error: ServiceError) -> dict[str, Any]:
+    """The error as plain values, which a process of another version can read too."""
+    return {"class": type(error).__name__, "args": list(error.args), "detail": str(error)}
+
+
+def from_wire(value: dict[str, Any]) -> ServiceError:
+    """The error again; one that this version does not know is a `ServiceError` with the same message."""
+    known = {cls.__name__: cls for cls in _tree(ServiceError)}
+    try:
+        return known[value["class"]](*value["args"])
+    except (KeyError, TypeError):
+        return ServiceError(value["detail"])
+
+
+def _tree(root: type[ServiceError]) -> list[type[ServiceError]]:
+    return [root, *(cls for child in root.__subclasses__() for cls in _tree(child))]

@@ -6,17 +6,22 @@ that it knows, and a new key is optional for one version.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class Work(TypedDict):
-    """Every text is to be paired with every hypothesis."""
+    """One request: every text is to be paired with every hypothesis."""
 
     texts: list[str]
     hypotheses: list[str]
+    tenant: str
+    """Whose it is: requests take turns by tenant."""
+
+    deadline_s: float
+    """Seconds left when it was sent; after that nobody waits for it."""
 
 
 class Outcome(TypedDict):
@@ -35,7 +40,15 @@ class Outcome(TypedDict):
     """Tokens of all pairs."""
 
     queued_s: float
-    """From arrival in the replica to the start of the engine."""
+    """From arrival in the replica to the first engine run with one of its pairs; 0 when all were known."""
 
     engine_s: float
-    """Of the engine runs that the work took part in."""
+    """From then to the last result."""
+
+
+class Reply(TypedDict):
+    """What became of one `Work`: one of the two keys."""
+
+    outcome: NotRequired[Outcome]
+    error: NotRequired[dict[str, Any]]
+    """As `contract.errors.to_wire` writes it."""

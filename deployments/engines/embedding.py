@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from deployments.contract.errors import HypothesisTooLong
 from deployments.core.batching import plan
 
 from .protocol import FloatArray, Pair
 from .tokens import Ids, Tokens
-from .torch import Device, pad, prepare
+from .torch import Device, memory_watched, pad, prepare
 
 MAX_TOKENS = 256
 THRESHOLD = 0.22
@@ -57,11 +56,8 @@ class EmbeddingEngine:
         self._kept: Vectors = {}
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
-        ids = self._tokens.encode([*texts, *hypotheses])
         room = MAX_TOKENS - 2
-        for i, hypothesis in enumerate(hypotheses):
-            if len(ids[hypothesis]) > room:
-                raise HypothesisTooLong(i, len(ids[hypothesis]), room)
+        ids = self._tokens.encode_request(texts, hypotheses, room)
         memo: Vectors = {}
         return [[self._pair(ids[text], ids[hypothesis], room, memo) for hypothesis in hypotheses] for text in texts]
 
@@ -101,8 +97,9 @@ class EmbeddingEngine:
         for batch in plan([len(row) for row in rows], ENCODE_TOKENS):
             ids = pad([rows[i] for i in batch], 0).to(self._device)
             mask = pad([[1] * len(rows[i]) for i in batch], 0).to(self._device)
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, width, 384)
-            weight = mask.unsqueeze(-1)
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
-            vectors[batch] = torch.nn.functional.normalize(pooled, dim=-1).cpu()
+            with memory_watched():
+                hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, width, 384)
+                weight = mask.unsqueeze(-1)
+                pooled = (hidden * weight).sum(1) / weight.sum(1)
+                vectors[batch] = torch.nn.functional.normalize(pooled, dim=-1).cpu()
         return vectors

@@ -1,7 +1,7 @@
 """What every engine does: tokenise once, then turn pairs into logits.
 
-An engine is used by one thread at a time and keeps no state between calls that a caller could notice: a
-pair's logits are the same alone, padded, and beside any neighbour, within the precision's own rounding.
+One thread calls `pairs` while another calls `logits`, each one call at a time. A pair's logits are the same
+alone, padded, and beside any neighbour, within the precision's own rounding.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Pair:
     """Whether the premise was cut."""
 
 
+class OutOfMemory(Exception):
+    """The batch did not fit into the device's memory; a smaller one may."""
+
+
 class Engine(Protocol):
     """A loaded model."""
 
@@ -52,5 +56,8 @@ class Engine(Protocol):
 
         Returns:
             (n_pairs, 2) float32: [contradiction, entailment].
+
+        Raises:
+            OutOfMemory: the device has not enough.
         """
         ...

@@ -17,6 +17,7 @@ from .protocol import Pair
 from .refusal import StartRefused
 
 Ids = tuple[int, ...]
+KEPT_HYPOTHESES = 4_096  # strings of a few hundred bytes, mostly
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Tokens:
         self._backend.no_padding()
         self._backend.no_truncation()  # a tokenizer.json may carry both, and would apply them in silence
         self._cut_left = tokenizer.truncation_side == "left"
+        self._kept: dict[str, Ids] = {}
         self.max_tokens = max_tokens
         self.frame = _probe(self._backend)
 
@@ -71,12 +73,24 @@ class Tokens:
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         """As `Engine.pairs`: only the premise is cut, as the pipeline's `truncation="only_first"` does."""
-        ids = self.encode([*texts, *hypotheses])
-        longest = self.max_tokens - self.frame.n_special - 1
+        ids = self.encode_request(texts, hypotheses, self.max_tokens - self.frame.n_special - 1)
+        return [[self._pair(ids[text], ids[hypothesis]) for hypothesis in hypotheses] for text in texts]
+
+    def encode_request(self, texts: Sequence[str], hypotheses: Sequence[str], longest: int) -> dict[str, Ids]:
+        """Ids of each distinct string; hypotheses, which callers repeat, are kept for later requests.
+
+        Raises:
+            HypothesisTooLong: one has more than `longest` tokens.
+        """
+        known = {hypothesis: self._kept[hypothesis] for hypothesis in hypotheses if hypothesis in self._kept}
+        ids = self.encode([string for string in (*texts, *hypotheses) if string not in known]) | known
         for i, hypothesis in enumerate(hypotheses):
             if len(ids[hypothesis]) > longest:
                 raise HypothesisTooLong(i, len(ids[hypothesis]), longest)
-        return [[self._pair(ids[text], ids[hypothesis]) for hypothesis in hypotheses] for text in texts]
+        self._kept |= {hypothesis: ids[hypothesis] for hypothesis in hypotheses}
+        while len(self._kept) > KEPT_HYPOTHESES:
+            del self._kept[next(iter(self._kept))]  # the oldest
+        return ids
 
     def _pair(self, premise: Ids, hypothesis: Ids) -> Pair:
         n_special = self.frame.n_special

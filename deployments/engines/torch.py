@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from .nli_labels import nli_columns
-from .protocol import FloatArray, Pair
+from .protocol import FloatArray, OutOfMemory, Pair
 from .refusal import StartRefused
 from .tokens import Tokens, longest_input
 
@@ -78,11 +79,20 @@ class TorchEngine:
         }
         if self._has_types:
             inputs["token_type_ids"] = pad([frame.token_types(pair) for pair in pairs], 0)
-        raw = self._model(
-            **{name: rows.to(self._device) for name, rows in inputs.items()}
-        ).logits  # (n_pairs, n_classes)
-        table: FloatArray = raw[:, self._columns].float().cpu().numpy()
+        with memory_watched():
+            raw = self._model(**{name: rows.to(self._device) for name, rows in inputs.items()}).logits
+            table: FloatArray = raw[:, self._columns].float().cpu().numpy()  # from (n_pairs, n_classes)
         return table
+
+
+@contextmanager
+def memory_watched() -> Iterator[None]:
+    """Torch's word for a full device is ours; what the failed run held is given back."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory(str(error)) from None
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:

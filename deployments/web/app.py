@@ -23,13 +23,14 @@ from deployments.contract.model import ServedModel
 
 from .answers import Answer
 from .body import read_json_body
+from .caller import Caller
 from .guard import Guard
 from .openapi import document
 from .problems import response
 from .request_id import request_id
 
-Classify = Callable[[object, float, str], Awaitable[Answer]]
-"""(decoded JSON, seconds left, request id) -> answer; raises `ServiceError`."""
+Classify = Callable[[object, Caller], Awaitable[Answer]]
+"""(decoded JSON, who asks) -> answer; raises `ServiceError`."""
 
 Probe = Callable[[], Awaitable[None]]
 """Makes a round trip through the model; raises `ServiceError`."""
@@ -72,7 +73,8 @@ class _Routes:
         except ClientDisconnect:
             return Response(status_code=499)  # nginx's code for it; nobody is left to read it
         left = seconds - (time.perf_counter() - started)
-        answer = await self._classify(parse_json(body), left, request_id(request.headers))
+        tenant = request.client.host if request.client else ""
+        answer = await self._classify(parse_json(body), Caller(tenant, request_id(request.headers), left))
         timings = {**answer.timings, "total": time.perf_counter() - started}
         return JSONResponse(answer.body, headers={"Server-Timing": _server_timing(timings)})
 

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from deployments.contract.args import ModelArgs
-from deployments.core.batching import Ok
-from deployments.core.work import Outcome, Work
+from deployments.contract.args import ClassifierConfig, ModelArgs
+from deployments.core.work import Work
 from deployments.core.zeroshot import hypotheses, rank, scores
-from deployments.engines.protocol import Engine
 from deployments.engines.resolve import load, resolve
-from deployments.engines.run import run
+from deployments.runtime.worker import Worker
+from tests.asking import ask, outcome, work, worker
 from tests.tiny import save_bert, save_roberta
 
-CASES = 64  # per model
+CASES = 52  # per model
 TOLERANCE = 1e-5
 C, E, N = "contradiction", "entailment", "neutral"
 ORDERS = {
@@ -46,7 +45,7 @@ class Case:
 
     @property
     def work(self) -> Work:
-        return {"texts": [self.text], "hypotheses": hypotheses(self.labels, self.template)}
+        return work(self.text, hypotheses=hypotheses(self.labels, self.template))
 
 
 def _case(rng: random.Random) -> Case:
@@ -58,14 +57,13 @@ def _case(rng: random.Random) -> Case:
     return Case(text if text.strip() else "a", labels, template, rng.random() < 0.5)
 
 
-def _ours(engine: Engine, case: Case, rng: random.Random) -> dict[str, float]:
-    """Its scores, run among strangers' work and cut by a random budget."""
-    company = [_case(rng).work for _ in range(rng.randint(0, 3))]
+async def _ours(service: Worker, case: Case, rng: random.Random) -> dict[str, float]:
+    """Its scores, run among strangers' work and cut by a random budget, with a cache that now and then helps."""
+    company = [_case(rng).work for _ in range(rng.randint(0, 2))]
     place = rng.randint(0, len(company))
-    works = [*company[:place], case.work, *company[place:]]
-    outcome = run(engine, works, max_tokens=rng.choice([1, 100, 300, 4096]))[place]
-    assert isinstance(outcome, Ok)
-    row = scores(outcome.value["logits"], multi_label=case.multi_label)[0]
+    service.configure(ClassifierConfig(max_batch_tokens=rng.choice([1, 200, 1024, 1024, 4096])))
+    replies = await ask(service, *company[:place], case.work, *company[place:])
+    row = scores(outcome(replies[place])["logits"], multi_label=case.multi_label)[0]
     return {case.labels[i]: float(row[i]) for i in rank(row, None)}
 
 
@@ -87,9 +85,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def test_scores_equal_the_pipelines_whoever_shares_the_batch(folder: Path) -> None:
+async def test_scores_equal_the_pipelines_whoever_shares_the_batch(folder: Path) -> None:
     args = ModelArgs(name=str(folder))
-    engine = load(resolve(args), args, 0.0)
+    service = worker(load(resolve(args), args, 0.0))
     theirs = pipeline(
         "zero-shot-classification",
         model=AutoModelForSequenceClassification.from_pretrained(folder),
@@ -101,7 +99,7 @@ def test_scores_equal_the_pipelines_whoever_shares_the_batch(folder: Path) -> No
 
     for _ in range(CASES):
         case = _case(rng)
-        expected, got = _theirs(theirs, case), _ours(engine, case, rng)
+        expected, got = _theirs(theirs, case), await _ours(service, case, rng)
         assert expected.keys() == got.keys()
         assert max(abs(expected[label] - got[label]) for label in expected) <= TOLERANCE, case
         first, *rest = expected.values()
@@ -112,29 +110,25 @@ def test_scores_equal_the_pipelines_whoever_shares_the_batch(folder: Path) -> No
     assert statistics.median(spreads) > 0.05, "a model whose scores are all alike proves nothing"
 
 
-def test_what_a_caller_gets_never_depends_on_who_shares_the_batch(folder: Path) -> None:
+async def test_what_a_caller_gets_never_depends_on_who_shares_the_batch(folder: Path) -> None:
     args = ModelArgs(name=str(folder))
-    engine = load(resolve(args), args, 0.0)
+    service = worker(load(resolve(args), args, 0.0), max_cache_bytes=0)
     rng = random.Random(7)
 
     for _ in range(8):
-        works = [_case(rng).work for _ in range(rng.randint(2, 12))]
-        alone = [_only(run(engine, [work], max_tokens=4096)) for work in works]
-        together = run(engine, works, max_tokens=rng.choice([64, 500, 4096]))
+        tenants = [f"tenant{i}" for i in range(rng.randint(2, 12))]
+        works: list[Work] = [{**_case(rng).work, "tenant": tenant} for tenant in tenants]
+        service.configure(ClassifierConfig(max_batch_tokens=4096, max_cache_bytes=0))
+        alone = [outcome((await ask(service, one))[0]) for one in works]
+        service.configure(ClassifierConfig(max_batch_tokens=rng.choice([64, 500, 4096]), max_cache_bytes=0))
+        together = [outcome(reply) for reply in await ask(service, *works)]
 
         for one, other in zip(alone, together, strict=True):
-            assert isinstance(other, Ok)
             for multi_label in (False, True):
-                got = scores(other.value["logits"], multi_label=multi_label)
+                got = scores(other["logits"], multi_label=multi_label)
                 np.testing.assert_allclose(got, scores(one["logits"], multi_label=multi_label), rtol=0, atol=TOLERANCE)
-            assert [other.value[key] for key in ("truncated", "failed", "tokens")] == [
+            assert (other["truncated"], other["failed"], other["tokens"]) == (
                 one["truncated"],
                 one["failed"],
                 one["tokens"],
-            ]
-
-
-def _only(results: list[Any]) -> Outcome:
-    (result,) = results
-    outcome: Outcome = result.value
-    return outcome
+            )

@@ -1,21 +1,27 @@
-"""Several callers' work in one run: nobody pays for another's."""
+"""One batch through the engine: what fails, fails alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from deployments.contract.errors import EngineFailed, HypothesisTooLong
 from deployments.core.batching import Err, Ok
-from deployments.core.work import Outcome, Work
+from deployments.core.cache import Scored
 from deployments.engines.fake import FakeEngine
-from deployments.engines.protocol import FloatArray, Pair
-from deployments.engines.run import run
+from deployments.engines.protocol import FloatArray, OutOfMemory, Pair
+from deployments.engines.run import run, tokenise
 
 
 class _Fragile(FakeEngine):
-    """Cannot tokenise "surrogate", and raises on a premise of two words."""
+    """Cannot tokenise "surrogate", raises on a premise of two words, and answers NaN to one of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         if "surrogate" in texts:
@@ -23,60 +29,86 @@ class _Fragile(FakeEngine):
         return super().pairs(texts, hypotheses)
 
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        self.sizes.append(len(pairs))
         if any(len(pair.premise) == 2 for pair in pairs):
             raise RuntimeError("poison")
-        return super().logits(pairs)
+        table = super().logits(pairs)
+        table[[len(pair.premise) == 3 for pair in pairs]] = np.nan
+        return table
 
 
-def _work(*texts: str, hypotheses: Sequence[str] = ("refund", "repair")) -> Work:
-    return {"texts": list(texts), "hypotheses": list(hypotheses)}
+def _pairs(engine: FakeEngine, *texts: str) -> list[Pair]:
+    return [row[0] for row in engine.pairs(texts, ["refund"])]
 
 
-def _outcome(result: Ok[Outcome] | Err) -> Outcome:
-    assert isinstance(result, Ok)
-    return result.value
+def test_each_pair_gets_its_own_logits_and_equal_pairs_run_once() -> None:
+    engine = _Fragile()
+    pairs = _pairs(engine, "refund", "b c d e", "refund")
+
+    ran = run(engine, pairs)
+
+    assert engine.sizes == [2]
+    assert ran.whole
+    for pair, result in zip(pairs, ran.results, strict=True):
+        contradiction, entailment = FakeEngine().logits([pair])[0].tolist()
+        assert result == Scored(contradiction, entailment, pair.n_tokens, pair.truncated)
 
 
-def _error(result: Ok[Outcome] | Err) -> Exception:
+def test_one_poisoned_pair_among_63_good_ones_fails_alone() -> None:
+    engine = _Fragile()
+    texts = [f"word{i} {'x ' * (i % 5 + 3)}" for i in range(63)]
+
+    ran = run(engine, _pairs(engine, *texts[:40], "two words", *texts[40:]))
+
+    assert [isinstance(result, Exception) for result in ran.results] == [i == 40 for i in range(64)]
+    assert not ran.whole
+    assert len(engine.sizes) <= 2 * math.log2(64) + 3
+
+
+def test_an_answer_that_is_no_number_is_a_failure() -> None:
+    engine = _Fragile()
+
+    ran = run(engine, _pairs(engine, "one", "now three words"))
+
+    assert isinstance(ran.results[0], Scored)
+    assert isinstance(ran.results[1], ArithmeticError)
+    assert not ran.whole
+
+
+def test_a_batch_that_does_not_fit_into_memory_runs_in_parts_and_says_so() -> None:
+    class Small(FakeEngine):
+        def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+            if len(pairs) > 3:
+                raise OutOfMemory("3 pairs at most")
+            return super().logits(pairs)
+
+    engine = Small()
+
+    ran = run(engine, _pairs(engine, *(f"word{i}" for i in range(10))))
+
+    assert ran.out_of_memory
+    assert all(isinstance(result, Scored) for result in ran.results)
+
+
+def test_a_hypothesis_that_is_too_long_is_named_by_its_index() -> None:
+    result = tokenise(_Fragile(), ["b"], ["refund", "too " * 61])
+
     assert isinstance(result, Err)
-    return result.error
+    assert isinstance(result.error, HypothesisTooLong)
+    assert result.error.index == 1
 
 
-def test_each_work_gets_its_own_logits_in_the_shape_of_its_request() -> None:
-    engine = FakeEngine()
-    works = [_work("a", "b c d"), _work("e f g", hypotheses=["one"])]
+def test_a_text_that_cannot_be_tokenised_is_an_error_of_its_request() -> None:
+    result = tokenise(_Fragile(), ["surrogate"], ["refund"])
 
-    results = [_outcome(result) for result in run(engine, works, max_tokens=1)]
-
-    assert [result["logits"].shape for result in results] == [(2, 2, 2), (1, 1, 2)]
-    assert [result["truncated"] for result in results] == [[False, False], [False]]
-    for work, result in zip(works, results, strict=True):
-        for text, rows in zip(work["texts"], result["logits"], strict=True):
-            np.testing.assert_array_equal(rows, engine.logits(engine.pairs([text], work["hypotheses"])[0]))
+    assert isinstance(result, Err)
+    assert isinstance(result.error, EngineFailed)
+    assert isinstance(tokenise(_Fragile(), ["b"], ["refund"]), Ok)
 
 
-def test_a_hypothesis_that_is_too_long_is_the_error_of_its_work_alone() -> None:
-    works = [_work("a"), _work("b", hypotheses=["refund", "too " * 61]), _work("c")]
+@pytest.mark.parametrize("text", ["surrogate"])
+def test_what_failed_is_logged_without_the_text(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    tokenise(_Fragile(), [text], ["a hypothesis"])
 
-    first, second, third = run(_Fragile(), works, max_tokens=4096)
-
-    assert isinstance(first, Ok)
-    assert isinstance(third, Ok)
-    error = _error(second)
-    assert isinstance(error, HypothesisTooLong)
-    assert error.index == 1
-
-
-def test_a_text_that_cannot_be_tokenised_is_the_error_of_its_work_alone() -> None:
-    first, second = run(_Fragile(), [_work("surrogate"), _work("b")], max_tokens=4096)
-
-    assert isinstance(_error(first), EngineFailed)
-    assert _outcome(second)["failed"] == [False]
-
-
-def test_a_text_that_the_model_fails_on_fails_alone_within_its_own_work() -> None:
-    first, second = run(_Fragile(), [_work("a", "two words"), _work("c")], max_tokens=4096)
-
-    assert _outcome(first)["failed"] == [False, True]
-    assert _outcome(second)["failed"] == [False]
-    assert np.isfinite(_outcome(second)["logits"]).all()
+    assert "failed to tokenise 1 texts" in caplog.text
+    assert "a hypothesis" not in caplog.text

@@ -4,6 +4,7 @@ by PUT to Serve's REST API."""
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import socket
 import time
@@ -88,6 +89,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, report: Callable[[
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s; {report()}"
         time.sleep(0.05)
+
+
+def raw_request(payload: dict[str, Any]) -> bytes:
+    """An HTTP request as the bytes that travel, so that a test can hang up on it."""
+    body = json.dumps(payload).encode()
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Type: application/json\r\n\r\n".encode() + body
 
 
 def free_port() -> int:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
+import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray.serve import Application
@@ -35,9 +40,87 @@ class RefusingEngine(FakeEngine):
         raise StartRefused("no such weights on this machine")
 
 
+class RecordingEngine(FakeEngine):
+    """Writes down what is tokenised and what is run, a line each; a text that holds "slow" takes `slow_s`."""
+
+    def __init__(self, log: str, slow_s: float = 2.0, **options: float) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self._log = Path(log)
+        self._slow_s = slow_s
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        self._write({"tokenised": list(texts)})
+        return super().pairs(texts, hypotheses)
+
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        self._write({"words": [list(pair.premise) for pair in pairs]})
+        if any(word_id("slow") in pair.premise for pair in pairs):
+            time.sleep(self._slow_s)
+        return super().logits(pairs)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Record:
+    """What a `RecordingEngine` wrote down."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        log.touch()
+
+    @property
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+    @property
+    def tokenised(self) -> list[str]:
+        return [text for line in self._lines for text in line.get("tokenised", ())]
+
+    @property
+    def batches(self) -> list[list[list[int]]]:
+        """The words of each premise, as ids, by batch."""
+        return [line["words"] for line in self._lines if "words" in line]
+
+    def pairs_with(self, word: str) -> int:
+        return sum(word_id(word) in words for batch in self.batches for words in batch)
+
+
+class HangingEngine(FakeEngine):
+    """Never comes back from a text that says "hang"; "stage 1" ends the task of @serve.batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        if "stage 1" in texts:
+            self._loop.call_soon_threadsafe(self._end_stage_1)
+        return super().pairs(texts, hypotheses)
+
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        if any(word_id("hang") in pair.premise for pair in pairs):
+            threading.Event().wait()
+        return super().logits(pairs)
+
+    def _end_stage_1(self) -> None:
+        for task in asyncio.all_tasks(self._loop):
+            if "_process_batches" in repr(task.get_coro()):
+                task.cancel()
+
+
+def word_id(word: str) -> int:
+    """As the fake engine tokenises it."""
+    return FakeEngine().pairs([word], ["x"])[0][0].premise[0]
+
+
+ENGINES: tuple[type[FakeEngine], ...] = (FakeEngine, PoisonedEngine, RefusingEngine, RecordingEngine, HangingEngine)
+
+
 def build(args: dict[str, Any]) -> Application:
     """`engine` names a class of this file, or a model folder for the service's own `build`."""
-    engines = {engine.__name__: engine for engine in (FakeEngine, PoisonedEngine, RefusingEngine)}
+    engines = {engine.__name__: engine for engine in ENGINES}
     if args["engine"] not in engines:
         return build_real(AppArgs(auth="off", model=ModelArgs(name=args["engine"])))
     return assemble(AppArgs(auth="off"), MODEL, partial(_load, engines[args["engine"]], args["options"]))

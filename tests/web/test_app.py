@@ -19,6 +19,7 @@ from deployments.core.work import Outcome
 from deployments.web.answers import Answer, encode
 from deployments.web.app import create_app
 from deployments.web.body import DRAIN_BYTES
+from deployments.web.caller import Caller
 
 ARGS = AppArgs.model_validate({"auth": "off", "allowed_hosts": ["nli.example.org"], "caps": {"max_body_bytes": 2_000}})
 MODEL = ServedModel(name="owner/model", revision=None, engine="torch-fp32", fallback=False, template="It is {}.")
@@ -32,12 +33,12 @@ class Backend:
         self.caps = caps
         self.error: Exception | None = None
         self.failed: set[int] = set()
-        self.seconds: list[float] = []
+        self.callers: list[Caller] = []
 
-    async def classify(self, payload: object, seconds: float, request_id: str) -> Answer:
+    async def classify(self, payload: object, caller: Caller) -> Answer:
         if self.error is not None:
             raise self.error
-        self.seconds.append(seconds)
+        self.callers.append(caller)
         request = decode(payload, self.caps)
         n_texts, n_labels = len(request.texts), len(request.label_names)
         logits = np.zeros((n_texts, n_labels, 2), np.float32)
@@ -50,7 +51,7 @@ class Backend:
             "queued_s": 0.001,
             "engine_s": 0.02,
         }
-        return encode(request, outcome, MODEL, request_id)
+        return encode(request, outcome, MODEL, caller.request_id)
 
     async def probe(self) -> None:
         if self.error is not None:
@@ -204,7 +205,8 @@ async def test_the_deadline_reaches_the_model(client: httpx2.AsyncClient, backen
     await client.post("/v1/classify", json=GOOD, headers={"X-Deadline-Seconds": "7"})
     await client.post("/v1/classify", json=GOOD)
 
-    assert backend.seconds == [pytest.approx(7, abs=1), pytest.approx(30, abs=1)]
+    assert [caller.seconds for caller in backend.callers] == [pytest.approx(7, abs=1), pytest.approx(30, abs=1)]
+    assert {caller.tenant for caller in backend.callers} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "121", "soon", ""])
@@ -223,6 +225,15 @@ async def test_errors_of_the_model_side_keep_their_status(
     _assert_problem(await client.post("/v1/classify", json=GOOD), error.status, error.code)
     _assert_problem(await client.get("/readyz"), error.status, error.code)
     assert (await client.get("/healthz")).json() == {"status": "alive"}
+
+
+async def test_a_refusal_says_when_to_come_back(client: httpx2.AsyncClient, backend: Backend) -> None:
+    backend.error = Unavailable("full", retry_after_s=1.2)
+
+    response = await client.post("/v1/classify", json=GOOD)
+
+    _assert_problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "2"
 
 
 async def test_a_bug_is_a_500_without_its_message(client: httpx2.AsyncClient, backend: Backend) -> None:

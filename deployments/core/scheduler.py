@@ -1,0 +1,278 @@
+"""Everyone's pairs in one queue that knows: who waits for each, until when, and whose turn it is.
+
+A `Job` is one request; a `Cell` is one pair that somebody waits for. Equal pairs of one scope are one cell, so
+they are computed once, and a cell lives as long as any of its jobs does. Whenever the engine is free, `take` gives
+it the pair whose turn it is with companions of its length; what nobody waits for any more is not there to be taken.
+
+Pure: times come in as arguments, in seconds of any monotonic clock; costs are tokens. One caller at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from .batching import companions
+from .cache import PairCache, Scored
+from .fairness import Turns
+from .speed import Speed
+
+P = TypeVar("P")
+
+WINDOW = 4  # batches: among that much work, in the order of turns, a batch finds companions of its length
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may change while work waits."""
+
+    max_batch_tokens: int
+    """Padded tokens in one run of the engine."""
+
+    max_queued_tokens: int
+    """Tokens of all waiting pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Todo(Generic[P]):
+    """A pair that is not known yet."""
+
+    key: int
+    pair: P
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass(eq=False, slots=True)
+class Cell(Generic[P]):
+    """A pair on its way through the engine."""
+
+    todo: Todo[P]
+    jobs: dict[Job[P], None] = field(default_factory=dict)
+    running: bool = False
+    result: Scored | Exception | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Job(Generic[P]):
+    """A request in the scheduler."""
+
+    tenant: str
+    arrived: float
+    deadline: float
+    grid: list[list[Cell[P] | Scored]] = field(default_factory=list)
+    waiting: dict[Cell[P], None] = field(default_factory=dict)
+    """Not taken by the engine yet, the longest first."""
+
+    unknown: dict[Cell[P], None] = field(default_factory=dict)
+    """Without a result yet."""
+
+    tokens: int = 0
+    """Of all that waited when it came."""
+
+    waiting_tokens: int = 0
+    started: float | None = None
+    """When the engine took its first pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a job is not let in, and in how many seconds it would be; None: not by waiting."""
+
+    reason: str
+    retry_after_s: float | None
+
+
+class Scheduler(Generic[P]):
+    """Holds all jobs between arrival and answer."""
+
+    def __init__(self, limits: Limits, cache: PairCache) -> None:
+        self.limits = limits
+        self.speed = Speed()
+        self._cache = cache
+        self._cells: dict[int, Cell[P]] = {}  # by key, those that a new job can join
+        self._tenants: Turns[str] = Turns()
+        self._jobs: dict[str, Turns[Job[P]]] = {}  # by tenant, those with something waiting
+        self._waiting_tokens: defaultdict[str, int] = defaultdict(int)  # by tenant
+        self._live: dict[Job[P], None] = {}  # those with something unknown
+        self._numbers = itertools.count()  # of batches
+        self._running_tokens = 0
+        self._memory_tokens: int | None = None  # what a batch may have since one did not fit into memory
+
+    @property
+    def waiting_tokens(self) -> int:
+        return sum(self._waiting_tokens.values())
+
+    @property
+    def max_batch_tokens(self) -> int:
+        return min(self.limits.max_batch_tokens, self._memory_tokens or self.limits.max_batch_tokens)
+
+    def refusal(self, tenant: str, todos: Sequence[Todo[P]], left_s: float) -> Refusal | None:
+        """Whether to let in a job with this much to do and this much time; None: yes."""
+        cost = sum(todo.n_tokens for todo in todos)
+        rate = self.speed.tokens_per_s
+        if (waiting := self.waiting_tokens) and waiting + cost > self.limits.max_queued_tokens:
+            excess = waiting + cost - self.limits.max_queued_tokens
+            return Refusal(
+                f"{waiting:,} tokens are waiting already, at most {self.limits.max_queued_tokens:,}",
+                excess / rate if rate and cost <= self.limits.max_queued_tokens else None,
+            )
+        wait_s = self._ahead(tenant, cost) / rate if rate else 0.0
+        if wait_s > left_s:
+            return Refusal(f"the wait would be {wait_s:.1f} s, the deadline is in {left_s:.1f} s", wait_s - left_s)
+        return None
+
+    def add(self, tenant: str, grid: Sequence[Sequence[Todo[P] | Scored]], deadline: float, now: float) -> Job[P]:
+        """Let a job in; it may be done at once, when everything is known."""
+        job: Job[P] = Job(tenant, now, deadline)
+        job.grid = [[self._join(job, one) if isinstance(one, Todo) else one for one in row] for row in grid]
+        waiting = [cell for cell in job.unknown if not cell.running]
+        for cell in sorted(waiting, key=lambda cell: -cell.todo.n_tokens):
+            job.waiting[cell] = None
+        job.tokens = job.waiting_tokens = sum(cell.todo.n_tokens for cell in waiting)
+        if job.waiting:
+            self._waiting_tokens[tenant] += job.waiting_tokens
+            self._tenants.join(tenant)
+            self._jobs.setdefault(tenant, Turns()).join(job)
+        if job.unknown:
+            self._live[job] = None
+        return job
+
+    def drop(self, job: Job[P]) -> None:
+        """Nobody waits for it any more; what others wait for as well goes on."""
+        self._live.pop(job, None)
+        for cell in list(job.waiting):
+            self._unqueue(job, cell)
+        for cell in job.unknown:
+            del cell.jobs[job]
+            if not cell.jobs:
+                self._close(cell)
+        job.unknown.clear()
+
+    def expired(self, now: float) -> list[Job[P]]:
+        """The jobs whose deadline has passed, which are dropped."""
+        late = [job for job in self._live if job.deadline <= now]
+        for job in late:
+            self.drop(job)
+        return late
+
+    def take(self, now: float) -> list[Cell[P]]:
+        """The next batch for the engine, the longest first; empty when nothing waits."""
+        window = list(self._window())
+        if not window:
+            return []
+        number = next(self._numbers)
+        lengths = [cell.todo.n_tokens for _, cell in window]
+        chosen = [window[i] for i in companions(lengths, self.max_batch_tokens, self.speed.run_tokens)]
+        for job, cell in chosen:
+            self._tenants.charge(job.tenant, cell.todo.n_tokens, number)
+            is_small = job.tokens <= self.max_batch_tokens  # one turn, even where a batch ends in it
+            self._jobs[job.tenant].charge(job, cell.todo.n_tokens, number, keeps_turn=is_small)
+        batch = [cell for _, cell in chosen]
+        for cell in batch:
+            cell.running = True
+            for job in cell.jobs:
+                job.started = now if job.started is None else job.started
+                self._unqueue(job, cell)
+        self._running_tokens = padded_tokens(batch)
+        return batch
+
+    def complete(
+        self, batch: Sequence[Cell[P]], results: Sequence[Scored | Exception], seconds: float, *, whole: bool
+    ) -> list[Job[P]]:
+        """Hand out the results of a batch.
+
+        Args:
+            results: one for each cell, in the order of `batch`.
+            seconds: that the engine took.
+            whole: the batch ran at once; nothing is remembered of one that failed and was cut.
+
+        Returns:
+            The jobs that are done by it.
+        """
+        self._running_tokens = 0
+        if whole:
+            self.speed = self.speed.after(padded_tokens(batch), seconds)
+        done = []
+        for cell, result in zip(batch, results, strict=True):
+            cell.result = result
+            self._close(cell)
+            if whole and isinstance(result, Scored):
+                self._cache.put(cell.todo.key, result)
+            for job in cell.jobs:
+                del job.unknown[cell]
+                if not job.unknown:
+                    del self._live[job]
+                    done.append(job)
+            cell.jobs.clear()
+        return done
+
+    def shrink(self, batch: Sequence[Cell[P]]) -> None:
+        """The batch did not fit into memory: take half as much from now on."""
+        self._memory_tokens = max(1, padded_tokens(batch) // 2)
+
+    def _join(self, job: Job[P], todo: Todo[P]) -> Cell[P]:
+        cell = self._cells.setdefault(todo.key, Cell(todo))
+        cell.jobs[job] = None
+        job.unknown[cell] = None
+        if cell.running and job.started is None:
+            job.started = job.arrived
+        return cell
+
+    def _close(self, cell: Cell[P]) -> None:
+        """No new job can join it."""
+        if self._cells.get(cell.todo.key) is cell:
+            del self._cells[cell.todo.key]
+
+    def _unqueue(self, job: Job[P], cell: Cell[P]) -> None:
+        if cell not in job.waiting:
+            return
+        del job.waiting[cell]
+        job.waiting_tokens -= cell.todo.n_tokens
+        self._waiting_tokens[job.tenant] -= cell.todo.n_tokens
+        if job.waiting:
+            return
+        self._jobs[job.tenant].leave(job)
+        if not self._jobs[job.tenant]:
+            del self._jobs[job.tenant], self._waiting_tokens[job.tenant]
+            self._tenants.leave(job.tenant)
+
+    def _window(self) -> Iterator[tuple[Job[P], Cell[P]]]:
+        """The first of what waits, in the order of turns, up to `WINDOW` batches; a turn is a batch at most."""
+        quantum = self.max_batch_tokens
+        seen: set[Cell[P]] = set()
+        pairs: dict[Job[P], Iterator[Cell[P]]] = {}
+
+        def turn(job: Job[P]) -> tuple[list[tuple[Job[P], Cell[P]]], int] | None:
+            cells, cost = [], 0
+            for cell in pairs.setdefault(job, iter(job.waiting)):
+                if cell not in seen:
+                    seen.add(cell)
+                    cells.append((job, cell))
+                    cost += cell.todo.n_tokens
+                if cost >= quantum:
+                    break
+            return (cells, cost) if cells else None
+
+        orders = {tenant: jobs.order(turn) for tenant, jobs in self._jobs.items()}
+        total = 0
+        for cells, cost in self._tenants.order(lambda tenant: next(orders[tenant], None)):
+            yield from cells
+            total += cost
+            if total >= WINDOW * quantum:
+                return
+
+    def _ahead(self, tenant: str, cost: int) -> int:
+        """Tokens that will be served before the last of a new job of this cost: by turns, not all that waits."""
+        share = max(cost, self.max_batch_tokens)
+        own = sum(min(job.waiting_tokens, share) for job in self._jobs.get(tenant, ()))
+        others = sum(min(tokens, own + cost) for name, tokens in self._waiting_tokens.items() if name != tenant)
+        return self._running_tokens + own + others
+
+
+def padded_tokens(cells: Sequence[Cell[P]]) -> int:
+    """What a batch costs: its pairs times its longest."""
+    return len(cells) * max((cell.todo.n_tokens for cell in cells), default=0)

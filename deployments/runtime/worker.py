@@ -1,0 +1,248 @@
+"""Stage 2: tokenises what stage 1 hands on, queues it, and gives the engine the next batch whenever it is free.
+
+All state is touched on the event loop alone; two threads do the work that takes time, one tokenises and one runs
+the engine. The decisions are those of `core/scheduler.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deployments.contract.args import ClassifierConfig
+from deployments.contract.errors import DeadlineExceeded, ServiceError, Unavailable, to_wire
+from deployments.core.batching import Err, Ok
+from deployments.core.cache import Digests, PairCache, Scored
+from deployments.core.scheduler import Cell, Job, Limits, Scheduler, Todo
+from deployments.core.work import Outcome, Reply, Work
+from deployments.engines.protocol import Engine, Pair
+from deployments.engines.run import Run, run, tokenise
+
+_log = logging.getLogger("ray.serve")
+
+
+class Unhealthy(Exception):
+    """The replica cannot serve any more; Serve is to replace it."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request on its way through the replica; `reply` is cancelled when nobody waits for it any more."""
+
+    work: Work
+    arrived: float
+    reply: asyncio.Future[Outcome]
+    job: Job[Pair] | None = None
+
+    @property
+    def deadline(self) -> float:
+        return self.arrived + self.work["deadline_s"]
+
+
+@dataclass(eq=False, slots=True)
+class _Arrival:
+    """A request before it is queued: what is known of it from before, and what is to be tokenised."""
+
+    ticket: Ticket
+    keys: list[list[int]]
+    known: dict[int, Scored]
+    texts: list[str]
+    """Those with a pair that is not known."""
+
+    pairs: list[list[Pair]] = field(default_factory=list)
+    """A row for each of `texts`, once they are tokenised."""
+
+    def grid(self) -> list[list[Scored | Todo[Pair]]]:
+        """One row per text of the request."""
+        pairs = dict(zip(self.texts, self.pairs, strict=True))
+        return [
+            [self.known.get(key) or _todo(key, pairs[text][i]) for i, key in enumerate(row)]
+            for text, row in zip(self.ticket.work["texts"], self.keys, strict=True)
+        ]
+
+
+class Worker:
+    """The queue and the engine of one replica.
+
+    Args:
+        secret: of the pair cache's digests; random, and of this process alone.
+    """
+
+    def __init__(
+        self, engine: Engine, config: ClassifierConfig, secret: bytes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._digests = Digests(secret)
+        self._cache = PairCache(config.max_cache_bytes)
+        self._scheduler: Scheduler[Pair] = Scheduler(_limits(config), self._cache)
+        self._config = config
+        self._tokeniser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokeniser")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._tickets: dict[Job[Pair], Ticket] = {}
+        self._work_waits = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._run_since: float | None = None
+
+    def configure(self, config: ClassifierConfig) -> None:
+        """Take other limits from now on; what waits stays."""
+        self._config = config
+        self._scheduler.limits = _limits(config)
+        self._cache.resize(config.max_cache_bytes)
+
+    def ticket(self, work: Work) -> Ticket:
+        """For a request that has just arrived."""
+        return Ticket(work, self._clock(), asyncio.get_running_loop().create_future())
+
+    async def admit(self, tickets: Sequence[Ticket]) -> None:
+        """Queue requests; each ticket's reply comes by itself. Never raises, whatever is in them."""
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._serve())
+            self._loop.add_done_callback(self._fail_all)
+        arrivals = [self._look_up(ticket) for ticket in tickets if self._is_live(ticket)]
+        unknown = [arrival for arrival in arrivals if arrival.texts]
+        if unknown:
+            found = await asyncio.get_running_loop().run_in_executor(self._tokeniser, self._tokenise, unknown)
+            for arrival, pairs in zip(unknown, found, strict=True):
+                if isinstance(pairs, Ok):
+                    arrival.pairs = pairs.value
+                elif self._is_live(arrival.ticket):
+                    arrival.ticket.reply.set_exception(pairs.error)
+        for arrival in arrivals:
+            if self._is_live(arrival.ticket):
+                self._enter(arrival)
+        self._work_waits.set()
+
+    async def reply(self, ticket: Ticket) -> Reply:
+        """What became of the request."""
+        try:
+            return {"outcome": await ticket.reply}
+        except ServiceError as error:
+            return {"error": to_wire(error)}
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Nobody waits for these: what has not reached the engine never will, unless others wait for it too."""
+        for ticket in tickets:
+            ticket.reply.cancel()
+            if ticket.job is not None and self._tickets.pop(ticket.job, None) is not None:
+                self._scheduler.drop(ticket.job)
+
+    def check(self) -> None:
+        """Raise `Unhealthy` when the queue is not served any more."""
+        if self._loop is not None and self._loop.done():
+            raise Unhealthy("the loop that feeds the engine has ended")
+        if self._run_since is not None and (ran_s := self._clock() - self._run_since) > self._config.max_batch_s:
+            raise Unhealthy(f"the engine has been running one batch for {ran_s:.0f} s")
+
+    # From arrival to the queue.
+
+    def _is_live(self, ticket: Ticket) -> bool:
+        if ticket.deadline <= self._clock() and not ticket.reply.done():
+            ticket.reply.set_exception(_late())
+        return not ticket.reply.done()
+
+    def _look_up(self, ticket: Ticket) -> _Arrival:
+        work = ticket.work
+        scope = "" if self._config.share_cache else work["tenant"]
+        keys = self._digests.grid(scope, work["texts"], work["hypotheses"])
+        known = {key: scored for row in keys for key in row if (scored := self._cache.get(key))}
+        rows = zip(work["texts"], keys, strict=True)
+        texts = [text for text, row in rows if any(key not in known for key in row)]
+        return _Arrival(ticket, keys, known, texts)
+
+    def _tokenise(self, arrivals: Sequence[_Arrival]) -> list[Ok[list[list[Pair]]] | Err]:
+        return [tokenise(self._engine, one.texts, one.ticket.work["hypotheses"]) for one in arrivals]
+
+    def _enter(self, arrival: _Arrival) -> None:
+        ticket, grid, now = arrival.ticket, arrival.grid(), self._clock()
+        todos = [one for row in grid for one in row if isinstance(one, Todo)]
+        if refusal := self._scheduler.refusal(ticket.work["tenant"], todos, ticket.deadline - now):
+            ticket.reply.set_exception(Unavailable(f"{refusal.reason}; try again later", refusal.retry_after_s))
+            return
+        job = self._scheduler.add(ticket.work["tenant"], grid, ticket.deadline, ticket.arrived)
+        if job.unknown:
+            ticket.job = job
+            self._tickets[job] = ticket
+        else:
+            ticket.reply.set_result(_outcome(job, now))
+
+    # From the queue to the reply.
+
+    async def _serve(self) -> None:
+        while True:
+            await self._work_waits.wait()
+            self._work_waits.clear()
+            while batch := self._next():
+                self._hand_out(batch, await self._run(batch))
+
+    def _next(self) -> list[Cell[Pair]]:
+        now = self._clock()
+        for job in self._scheduler.expired(now):
+            self._settle(job, _late())
+        return self._scheduler.take(now)
+
+    async def _run(self, batch: Sequence[Cell[Pair]]) -> Run:
+        self._run_since = self._clock()
+        pairs = [cell.todo.pair for cell in batch]
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, run, self._engine, pairs)
+        finally:
+            self._run_since = None
+
+    def _hand_out(self, batch: Sequence[Cell[Pair]], ran: Run) -> None:
+        if ran.out_of_memory:
+            self._scheduler.shrink(batch)
+            _log.warning("out of memory: batches of %d tokens from now on", self._scheduler.max_batch_tokens)
+        now = self._clock()
+        for job in self._scheduler.complete(batch, ran.results, ran.seconds, whole=ran.whole):
+            self._settle(job, _outcome(job, now))
+
+    def _settle(self, job: Job[Pair], result: Outcome | ServiceError) -> None:
+        reply = self._tickets.pop(job).reply
+        if reply.done():
+            return
+        if isinstance(result, ServiceError):
+            reply.set_exception(result)
+        else:
+            reply.set_result(result)
+
+    def _fail_all(self, loop: asyncio.Task[None]) -> None:
+        if not loop.cancelled():
+            _log.error("the loop that feeds the engine has ended", exc_info=loop.exception())
+        for job in list(self._tickets):
+            self._settle(job, Unavailable("this replica of the model has failed; try again"))
+
+
+def _limits(config: ClassifierConfig) -> Limits:
+    return Limits(config.max_batch_tokens, config.max_queued_tokens)
+
+
+def _todo(key: int, pair: Pair) -> Todo[Pair]:
+    return Todo(key, pair, pair.n_tokens, pair.truncated)
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("no answer from the model within the deadline; ask for less at a time, or wait longer")
+
+
+def _outcome(job: Job[Pair], now: float) -> Outcome:
+    """The results of a job that is done, as its caller gets them."""
+    rows = [[one if isinstance(one, Scored) else one.result for one in row] for row in job.grid]
+    scored = [[one if isinstance(one, Scored) else None for one in row] for row in rows]
+    started = now if job.started is None else job.started
+    return {
+        "logits": np.array(
+            [[one[:2] if one else (np.nan, np.nan) for one in row] for row in scored], dtype=np.float32
+        ).reshape(len(rows), -1, 2),
+        "truncated": [any(one.truncated for one in row if one) for row in scored],
+        "failed": [None in row for row in scored],
+        "tokens": sum(one.n_tokens for row in scored for one in row if one),
+        "queued_s": max(0.0, started - job.arrived) if job.started is not None else 0.0,
+        "engine_s": now - started,
+    }
