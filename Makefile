@@ -1,12 +1,13 @@
-# make install | serve | test | lint | check | fmt | docs. Each is idempotent; nothing is reinstalled unless a file that it
-# depends on changed. Another torch build: TORCH_PIP_ARGS="--index-url https://.../whl/cu130" make serve
+# make install | serve | test | lint | check | fmt | docs | bench. Each is idempotent; nothing is reinstalled unless a
+# file that it depends on changed. Another torch build, before the first install:
+#   TORCH_PIP_ARGS="--index-url https://.../whl/cu130" make serve
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install serve test lint check fmt docs
+.PHONY: install serve test lint check fmt docs bench
 
 install: $(STAMP)
 
@@ -38,3 +39,6 @@ fmt: install
 
 docs: install
 	$(BIN)/python -m docs.generate
+
+bench: install
+	$(BIN)/python -m benchmarks.scheduler

@@ -15,6 +15,7 @@ from deployments.contract.args import ModelArgs
 CONFIG = click.argument(
     "config", type=click.Path(path_type=Path, dir_okay=False), default=Path("serve_config.yaml"), required=False
 )
+SERVER = {"filelock", "huggingface_hub", "numpy", "ray", "starlette", "torch", "transformers", "yaml"}
 UNREACHABLE = 3  # exit code of `pull`: the Hub, not the request, is the reason
 
 console = Console(stderr=True)
@@ -32,7 +33,7 @@ def check(config: Path) -> None:
     """Refuse a config file that would not do what it says."""
     with _server_install():
         _check(config)
-    console.print(f"{config} is sound", highlight=False)
+    console.print(f"{config} is sound", highlight=False, markup=False)
 
 
 @main.command()
@@ -41,7 +42,7 @@ def pull(config: Path) -> None:
     """Fetch the configured model; exit 3 when the Hub cannot be reached."""
     with _server_install():
         _check(config)
-        from .commands.launch import read_service
+        from .commands.service import read_service
 
         sys.exit(_pull(read_service(config).model))
 
@@ -53,7 +54,9 @@ def up(config: Path, plain: bool) -> None:
     """Check, fetch, serve, and say how to call it; Ctrl-C stops."""
     with _server_install():
         _check(config)
-        from .commands.launch import LaunchFailed, launch, read_service
+        from .commands.launch import launch
+        from .commands.readiness import LaunchFailed
+        from .commands.service import read_service
 
         service = read_service(config)
         _pull_or_fall_back(service.model)
@@ -68,7 +71,7 @@ def _check(config: Path) -> None:
     from .commands.check import check
 
     try:
-        problems = check(config, lambda needs_gpus: supply(needs_gpus=needs_gpus))
+        problems = check(config, supply)
     except OSError as error:
         _fail(f"{config} cannot be read: {error.strerror}")
     if problems:
@@ -100,6 +103,8 @@ def _server_install() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in SERVER:
+            raise
         _fail(f"this command needs the server ({error.name} is missing): pip install 'nli-serve[server]'")
 
 

@@ -48,6 +48,7 @@ class Ingress:
     def __init__(self, classifier: DeploymentHandle[Any], args: AppArgs, model: ServedModel) -> None:
         self._args = args
         self._model = model
+        self._in_flight = 0
         self._joiner = Joiner(classifier.score.remote, dead=RayActorError)
         if model.fallback:
             _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
@@ -70,6 +71,15 @@ class Ingress:
         return answer.body
 
     async def _answer(self, payload: object, caller: Caller) -> Answer:
+        if self._in_flight >= self._args.caps.max_in_flight:
+            raise Unavailable(f"{self._in_flight:,} requests are in flight already; try again later", retry_after_s=1)
+        self._in_flight += 1
+        try:
+            return await self._classify(payload, caller)
+        finally:
+            self._in_flight -= 1
+
+    async def _classify(self, payload: object, caller: Caller) -> Answer:
         request = decode(payload, self._args.caps)
         self._check_model(request.model)
         claims = request.own_hypotheses or hypotheses(request.label_names, request.template or self._model.template)
@@ -94,8 +104,7 @@ class Ingress:
             async with asyncio.timeout(work["deadline_s"]):
                 return await self._joiner.ask(work)
         except TimeoutError:
-            seconds = work["deadline_s"]
-            raise DeadlineExceeded(f"no answer from the model within {seconds:.3g} s; ask for less at a time") from None
+            raise DeadlineExceeded from None
         except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
             raise Unavailable("no replica of the model can take this request now; try again") from error
 

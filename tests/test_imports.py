@@ -38,6 +38,7 @@ FOREIGN = {
 }
 GRAPH = "deployments/graph.py"  # wires the Ray files, so it imports them
 CLI = "clients/cli.py"  # imports a command inside the function that is it
+PACKAGES = {"deployments", "clients", *ALLOWED}  # what is imported from these may be a module
 FILES = sorted(p.relative_to(ROOT) for top in ("deployments", "clients") for p in (ROOT / top).rglob("*.py"))
 
 
@@ -68,6 +69,26 @@ def test_the_command_line_imports_only_its_commands_inside_them() -> None:
         assert _part(module) == "clients.commands", module
 
 
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ("from ..engines import run", "deployments.engines.run"),
+        ("from .wire import Words", "deployments.contract.wire"),
+        ("from . import wire", "deployments.contract.wire"),
+        ("from ..engines.run import run", "deployments.engines.run"),
+        ("from deployments import classifier", "deployments.classifier"),
+        ("import deployments.web.app", "deployments.web.app"),
+    ],
+)
+def test_every_way_to_import_is_seen(line: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "deployments" / "contract" / "args.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(line)
+    monkeypatch.setattr("tests.test_imports.ROOT", tmp_path)
+
+    assert list(_imports(file.relative_to(tmp_path))) == [module]
+
+
 def _part(module: str) -> str:
     """`deployments.web.app` -> `deployments.web`; `deployments.ingress` -> `deployments`."""
     return next((part for part in ALLOWED if "." in part and f"{module}.".startswith(f"{part}.")), module.split(".")[0])
@@ -75,11 +96,12 @@ def _part(module: str) -> str:
 
 def _imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
     tree = ast.parse((ROOT / file).read_text())
-    package = ".".join(file.parts[:-1])
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = f"{package}.{node.module}" if node.level else node.module
-            assert base is not None
-            yield from (f"{base}.{a.name}" if base in ("deployments", "clients") else base for a in node.names)
+            base = node.module or ""
+            if node.level:
+                home = file.parts[: len(file.parts) - node.level]
+                base = ".".join([*home, base] if base else home)
+            yield from (f"{base}.{a.name}" if base in PACKAGES else base for a in node.names)

@@ -1,10 +1,11 @@
 """What is wrong with a config file of this service, all of it at once.
 
 Serve drops keys that it does not know, and notices other mistakes when a replica fails;
-here everything that can be known beforehand is known before anything starts. Five questions, each a function
+here everything that can be known beforehand is known before anything starts. The questions, each a function
 from the data to problems: is the YAML sound (document.py), is each key one that something reads
-(spelling.py), has each value the right type (values.py), do the values agree with each other (here), and is
-there a machine for it (capacity.py).
+(spelling.py), does this service do what it asks for (unsupported.py), can the processes of the replicas start
+(runtime_env.py), is the code that it names there (imports.py), has each value the right type (values.py), do the
+values agree with each other (here), and is there a machine for it (capacity.py).
 """
 
 from __future__ import annotations
@@ -16,37 +17,39 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import ServeDeploySchema
 
-from clients.commands.capacity import Demand, Supply, shortages
+from clients.commands import runtime_env
+from clients.commands.capacity import Demand, NoSupply, Supply, shortages
 from clients.commands.document import KeyPath, Problem, read
-from clients.commands.spelling import Level, close, level, nearest, unknown_keys
-from clients.commands.values import wrong_values
-from deployments.contract.args import AppArgs, ClassifierConfig
+from clients.commands.imports import missing_code
+from clients.commands.parts import APP, application, args, deployments, mapping, named, number, options
+from clients.commands.spelling import Level, level, nearest, unknown_keys
+from clients.commands.unsupported import unsupported
+from clients.commands.values import stumble, without, wrong_values
+from deployments.contract.args import AppArgs, CapsArgs, ClassifierConfig
 
 IMPORT_PATH = "deployments.graph:build"
 USER_CONFIGS: Mapping[str, type[BaseModel] | None] = {"Ingress": None, "Classifier": ClassifierConfig}
-ENV_VARS = ("HF_HUB_OFFLINE", "FORWARDED_ALLOW_IPS")  # free names, but nothing else says that one of these is misspelt
 DEFAULT_HOST = "0.0.0.0"  # Serve's, where the file names none
+DEFAULT_ONGOING = 5  # `max_ongoing_requests`, likewise
 MAX_PORT = 65535
+COUNTED_ELSEWHERE = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}  # among `resources` Ray refuses them
 
-_APP: KeyPath = ("applications",)
-_DEPLOYMENT: KeyPath = (*_APP, "deployments")
+_DEPLOYMENT: KeyPath = (*APP, "deployments")
 
 
 def _levels() -> Level:
     """Serve's schema, with what it calls only `dict` filled in, and less what it has given up."""
-    runtime_env = Level({name: None for name in sorted(RuntimeEnv.known_fields) if not name.startswith("_")})
     places: dict[KeyPath, Level | None] = {
-        (*_APP, "args"): level(AppArgs),
-        (*_APP, "runtime_env"): runtime_env,
-        (*_APP, "autoscaling_policy"): level(AutoscalingPolicy),
+        (*APP, "args"): level(AppArgs),
+        (*APP, "runtime_env"): runtime_env.LEVEL,
+        (*APP, "autoscaling_policy"): level(AutoscalingPolicy),
         (*_DEPLOYMENT, "user_config"): level(ClassifierConfig),
-        (*_DEPLOYMENT, "ray_actor_options", "runtime_env"): runtime_env,
+        (*_DEPLOYMENT, "ray_actor_options", "runtime_env"): runtime_env.LEVEL,
     }
-    gone = {(*_APP, "host"), (*_APP, "port")}  # Serve refuses them there: http_options has them
+    gone = {(*APP, "host"), (*APP, "port")}  # Serve refuses them there: http_options has them
     root = level(ServeDeploySchema, places, gone)
     assert root is not None
     return root
@@ -65,15 +68,18 @@ def check(file: Path, supply: Callable[[bool], Supply]) -> list[str]:
     document = read(file)
     found = list(document.problems)
     if document.data is not None:
-        found += _one_each(_problems(document.data, supply))
+        found += _one_each(_problems(document.data, file.parent, supply))
+        found = found or list(stumble(ServeDeploySchema, document.data))
     ordered = sorted(found, key=lambda problem: document.line(problem.path))
     return [document.describe(problem) for problem in ordered]
 
 
-def _problems(data: object, supply: Callable[[bool], Supply]) -> Iterator[Problem]:
+def _problems(data: object, folder: Path, supply: Callable[[bool], Supply]) -> Iterator[Problem]:
+    refused = [*unsupported(data), *runtime_env.wrong_runtime_envs(data), *missing_code(data, folder)]
+    yield from refused
     yield from unknown_keys(data, _levels())
     yield from _wrong_graph(data)
-    yield from _wrong_types(data)
+    yield from _wrong_types(without(data, {problem.path for problem in refused}))
     yield from _contradictions(data)
     yield from _shortages(data, supply)
 
@@ -91,10 +97,10 @@ def _one_each(found: Iterable[Problem]) -> Iterable[Problem]:
 
 def _wrong_types(data: object) -> Iterator[Problem]:
     yield from wrong_values(ServeDeploySchema, data)
-    application = _application(data)
-    if application:
-        yield from wrong_values(AppArgs, application.get("args", {}), (*_APP, 0, "args"))
-    for path, deployment in _deployments(data):
+    app = application(data)
+    if app:
+        yield from wrong_values(AppArgs, app.get("args", {}), (*APP, 0, "args"))
+    for path, deployment in deployments(data):
         name = str(deployment.get("name"))
         for key, model in (
             ("user_config", USER_CONFIGS.get(name)),
@@ -111,15 +117,11 @@ def _wrong_types(data: object) -> Iterator[Problem]:
 def _wrong_graph(data: object) -> Iterator[Problem]:
     applications = data.get("applications") if isinstance(data, dict) else None
     if isinstance(applications, list) and len(applications) != 1:
-        yield Problem(_APP, f"{len(applications)} applications, expected exactly one: this service")
-    import_path = _application(data).get("import_path")
+        yield Problem(APP, f"{len(applications)} applications, expected exactly one: this service")
+    import_path = application(data).get("import_path")
     if import_path not in (None, IMPORT_PATH):
-        yield Problem((*_APP, 0, "import_path"), f"{import_path!r} is not this service; expected {IMPORT_PATH}")
-    if (route := _application(data).get("route_prefix", "/")) != "/":
-        yield Problem((*_APP, 0, "route_prefix"), f"{route!r}; expected /, as the service owns the whole of its port")
-    yield from _wrong_deployments(_deployments(data))
-    for path, env_vars in _env_vars(data):
-        yield from _wrong_env_vars(env_vars, path)
+        yield Problem((*APP, 0, "import_path"), f"{import_path!r} is not this service; expected {IMPORT_PATH}")
+    yield from _wrong_deployments(deployments(data))
 
 
 def _wrong_deployments(deployments: Iterable[tuple[KeyPath, Mapping[str, Any]]]) -> Iterator[Problem]:
@@ -137,28 +139,25 @@ def _wrong_deployments(deployments: Iterable[tuple[KeyPath, Mapping[str, Any]]])
         seen.add(name)
 
 
-def _wrong_env_vars(env_vars: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
-    for name, value in env_vars.items():
-        near = close(str(name), ENV_VARS, cutoff=0.85)
-        if near not in (None, name):
-            yield Problem((*path, str(name)), f"nothing reads this variable; did you mean {near}?")
-        elif not isinstance(value, str):
-            yield Problem((*path, str(name)), f"should be a string, got {value!r}; put it in quotes")
-
-
 # Values that contradict each other.
 
 
 def _contradictions(data: object) -> Iterator[Problem]:
     yield from _open_door(data)
     yield from _wrong_port(data)
-    device = _mapping(_args(data), "model").get("device")
-    classifiers = [(path, d) for path, d in _deployments(data) if d.get("name") == "Classifier"]
-    path, classifier = classifiers[0] if classifiers else (_DEPLOYMENT, {})
-    gpus = _number(_options(classifier).get("num_gpus"), default=0)
+    yield from _serve_refuses_first(data)
+    yield from _wrong_device(data)
+    for path, deployment in deployments(data):
+        yield from _wrong_amounts(options(deployment), (*path, "ray_actor_options"))
+
+
+def _wrong_device(data: object) -> Iterator[Problem]:
+    device = mapping(args(data), "model").get("device")
+    path, classifier = named("Classifier", data)
+    gpus = number(options(classifier).get("num_gpus"), default=0)
     if device == "cuda" and gpus == 0:
         yield Problem(
-            (*_APP, 0, "args", "model", "device"),
+            (*APP, 0, "args", "model", "device"),
             "cuda, but the Classifier has no num_gpus, so Ray hides every GPU from it; set num_gpus, e.g. 0.25",
         )
     if device == "cpu" and gpus > 0:
@@ -166,12 +165,24 @@ def _contradictions(data: object) -> Iterator[Problem]:
             (*path, "ray_actor_options", "num_gpus"),
             f"{gpus:g}, but args.model.device is cpu: a GPU held and not used; set num_gpus: 0 or device: auto",
         )
-    yield from _broken_gpus(data)
+
+
+def _serve_refuses_first(data: object) -> Iterator[Problem]:
+    """Beyond its own limit Serve answers 503 in plain text, where a client of this service expects a problem."""
+    path, ingress = named("Ingress", data)
+    most = number(mapping(args(data), "caps").get("max_in_flight"), default=CapsArgs().max_in_flight)
+    ongoing = number(ingress.get("max_ongoing_requests"), default=DEFAULT_ONGOING)
+    if application(data) and ongoing <= most:
+        yield Problem(
+            (*path, "max_ongoing_requests"),
+            f"{ongoing} for the Ingress, but args.caps.max_in_flight is {most}, so Serve would refuse before the"
+            f" service does; set more than {most}, or lower the cap",
+        )
 
 
 def _open_door(data: object) -> Iterator[Problem]:
-    host = str(_mapping(data, "http_options").get("host", DEFAULT_HOST))
-    if _args(data).get("auth") in ("off", False) and not _is_loopback(host):
+    host = str(mapping(data, "http_options").get("host", DEFAULT_HOST))
+    if args(data).get("auth") in ("off", False) and not _is_loopback(host):
         yield Problem(
             ("http_options", "host"),
             f"{host!r} lets other machines in while args.auth is off; set host: 127.0.0.1",
@@ -179,7 +190,7 @@ def _open_door(data: object) -> Iterator[Problem]:
 
 
 def _wrong_port(data: object) -> Iterator[Problem]:
-    port = _mapping(data, "http_options").get("port")
+    port = mapping(data, "http_options").get("port")
     if isinstance(port, int) and not 0 < port <= MAX_PORT:
         yield Problem(("http_options", "port"), f"{port}; expected 1 to {MAX_PORT}")
 
@@ -192,36 +203,43 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _broken_gpus(data: object) -> Iterator[Problem]:
-    for path, deployment in _deployments(data):
-        gpus = _number(_options(deployment).get("num_gpus"), default=0)
-        here = (*path, "ray_actor_options", "num_gpus")
-        if gpus > 1 and gpus % 1:
-            yield Problem(here, f"{gpus:g}: a fraction of one GPU, or whole GPUs, but not one and a part")
+def _wrong_amounts(asked: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
+    gpus = number(asked.get("num_gpus"), default=0)
+    if gpus > 1 and gpus % 1:
+        yield Problem((*path, "num_gpus"), f"{gpus:g}: a fraction of one GPU, or whole GPUs, but not one and a part")
+    for name, amount in mapping(asked, "resources").items():
+        here = (*path, "resources", str(name))
+        if name in COUNTED_ELSEWHERE:
+            yield Problem(here, f"not a custom resource; use ray_actor_options.{COUNTED_ELSEWHERE[name]}")
+        elif isinstance(amount, bool) or number(amount, default=-1) < 0:
+            yield Problem(here, f"should be a number, 0 or more, got {amount!r}")
 
 
 # Capacity.
 
 
 def _shortages(data: object, supply: Callable[[bool], Supply]) -> Iterator[Problem]:
-    demands = [_demand(path, deployment) for path, deployment in _deployments(data)]
-    needs_gpus = any(demand.gpus > 0 for demand in demands)
+    demands = [_demand(path, deployment) for path, deployment in deployments(data)]
+    needs_gpus = any(demand.gpus > 0 or demand.accelerator for demand in demands)
     try:
         yield from shortages(demands, supply(needs_gpus))
-    except (OSError, ValueError) as error:
-        yield Problem(
-            (), f"the Ray cluster of RAY_ADDRESS, or of `ray start`, does not answer: {' '.join(str(error).split())}"
-        )
+    except NoSupply as error:
+        yield Problem((), str(error))
 
 
 def _demand(path: KeyPath, deployment: Mapping[str, Any]) -> Demand:
-    options = _options(deployment)
+    asked = options(deployment)
+    accelerator = asked.get("accelerator_type")
     return Demand(
         path=path,
         name=str(deployment.get("name")),
         replicas=_replicas(deployment),
-        cpus=_number(options.get("num_cpus"), default=1),  # Serve's default
-        gpus=_number(options.get("num_gpus"), default=0),
+        cpus=number(asked.get("num_cpus"), default=1),  # Serve's default
+        gpus=number(asked.get("num_gpus"), default=0),
+        memory=number(asked.get("memory"), default=0),
+        others={str(name): number(amount, default=0) for name, amount in mapping(asked, "resources").items()},
+        accelerator=accelerator if isinstance(accelerator, str) else None,
+        per_node=number(deployment.get("max_replicas_per_node"), default=math.inf),
     )
 
 
@@ -230,46 +248,6 @@ def _replicas(deployment: Mapping[str, Any]) -> int:
     fixed = deployment.get("num_replicas")
     if isinstance(fixed, int):
         return fixed
-    scaling = _mapping(deployment, "autoscaling_config")
+    scaling = mapping(deployment, "autoscaling_config")
     least, initial = scaling.get("min_replicas"), scaling.get("initial_replicas")
-    return int(max(_number(least, default=1), _number(initial, default=0)))
-
-
-# Reading data that may have any shape.
-
-
-def _mapping(holder: object, key: str) -> Mapping[str, Any]:
-    inner = holder.get(key) if isinstance(holder, Mapping) else None
-    return inner if isinstance(inner, dict) else {}
-
-
-def _application(data: object) -> Mapping[str, Any]:
-    applications = data.get("applications") if isinstance(data, dict) else None
-    first = applications[0] if isinstance(applications, list) and applications else None
-    return first if isinstance(first, dict) else {}
-
-
-def _args(data: object) -> Mapping[str, Any]:
-    return _mapping(_application(data), "args")
-
-
-def _deployments(data: object) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-    listed = _application(data).get("deployments")
-    for index, deployment in enumerate(listed if isinstance(listed, list) else ()):
-        if isinstance(deployment, dict):
-            yield (*_APP, 0, "deployments", index), deployment
-
-
-def _env_vars(data: object) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-    holders: list[tuple[KeyPath, Mapping[str, Any]]] = [((*_APP, 0), _application(data))]
-    holders += [((*path, "ray_actor_options"), _options(deployment)) for path, deployment in _deployments(data)]
-    for path, holder in holders:
-        yield (*path, "runtime_env", "env_vars"), _mapping(_mapping(holder, "runtime_env"), "env_vars")
-
-
-def _options(deployment: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _mapping(deployment, "ray_actor_options")
-
-
-def _number(value: object, *, default: float) -> float:
-    return value if isinstance(value, int | float) and not math.isnan(value) else default
+    return int(max(number(least, default=1), number(initial, default=0)))

@@ -7,19 +7,25 @@ in another session, and is left alone.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a command as the leader of a new session, out of reach of the terminal's Ctrl-C."""
+    """Start a command as the leader of a new session, out of reach of the terminal's Ctrl-C.
+
+    On Linux it gets SIGINT when this process dies, even of SIGKILL.
+    """
     return subprocess.Popen(
         command,
         env=dict(env),
@@ -27,6 +33,7 @@ def start(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> 
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
 
 
@@ -39,6 +46,19 @@ def stop(leader: subprocess.Popen[bytes], grace_s: float) -> None:
         _kill(pid)
     leader.wait()
     wait_until(lambda: not list(members(leader.pid)), grace_s)
+
+
+def argument(session: int, name: str) -> str | None:
+    """The value of a command-line argument, `--name=value`, of some process of a session."""
+    for pid in members(session):
+        try:
+            words = Path("/proc", str(pid), "cmdline").read_text(errors="replace").split("\0")
+        except OSError:  # gone meanwhile
+            continue
+        for word in words:
+            if word.startswith(f"{name}="):
+                return word.partition("=")[2]
+    return None
 
 
 def members(session: int) -> Iterator[int]:
@@ -60,6 +80,11 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(POLL_S)
     return True
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _kill(pid: int) -> None:

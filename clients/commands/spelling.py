@@ -23,6 +23,7 @@ class Level:
 
     keys: Mapping[str, Level | None]  # None: any value
     is_list: bool = False
+    or_other: bool = False  # what is no mapping may stand here, too
 
 
 def level(
@@ -84,7 +85,7 @@ def _unknown(data: object, here: Level, path: KeyPath, places: Mapping[KeyPath, 
             yield Problem(path, f"expected a list, got {_kind(data)}")
     elif isinstance(data, dict):
         yield from _unknown_in_mapping(data, here, path, places)
-    elif data is not None:
+    elif data is not None and not here.or_other:
         yield Problem(path, f"expected a mapping, got {_kind(data)}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from clients.commands.document import KeyPath, Problem
 
 BARE_WORDS = "; YAML reads a bare off, on, yes or no as a boolean, so put it in quotes"
+STUMBLES = (AttributeError, ImportError, TypeError)
 
 
 def wrong_values(model: type[BaseModel], value: object, path: KeyPath = ()) -> Iterator[Problem]:
@@ -20,8 +21,28 @@ def wrong_values(model: type[BaseModel], value: object, path: KeyPath = ()) -> I
         model.model_validate_json(json.dumps(value, default=str, skipkeys=True), strict=True)
     except ValidationError as error:
         yield from _readable(error, value, path)
-    except (AttributeError, TypeError):
-        return  # Serve's validators stumble over a string for a mapping; spelling.py has named it
+    except STUMBLES:
+        return  # Serve's validators stumble over a string for a mapping; another question has named it, or `stumble`
+
+
+def stumble(model: type[BaseModel], value: object) -> Iterator[Problem]:
+    """That a validator of `model` fails in other than pydantic's way: for when nothing else says what is wrong."""
+    try:
+        model.model_validate(value)
+    except ValidationError:
+        return
+    except STUMBLES as error:
+        yield Problem((), f"{model.__name__} cannot be read from it: {' '.join(str(error).split())}")
+
+
+def without(data: object, paths: Set[KeyPath], here: KeyPath = ()) -> object:
+    """The data less the keys at these paths, which are known to be wrong, and over which a validator would stumble."""
+    if isinstance(data, dict):
+        kept = {key: inner for key, inner in data.items() if (*here, key) not in paths}
+        return {key: without(inner, paths, (*here, key)) for key, inner in kept.items()}
+    if isinstance(data, list):
+        return [without(inner, paths, (*here, index)) for index, inner in enumerate(data)]
+    return data
 
 
 def _readable(error: ValidationError, data: object, start: KeyPath) -> Iterator[Problem]:

@@ -1,4 +1,6 @@
-"""What Serve says of an application while it deploys, one JSON line per change: `python -m clients.commands.watch nli`.
+"""What Serve says of an application while it deploys, one JSON line per change.
+
+Use: `python -m clients.commands.watch APPLICATION HOST:PORT`, the address being that of the Ray cluster.
 
 A process of its own: a Ray driver takes over SIGTERM, and dies with its cluster, neither of which a launcher may.
 """
@@ -24,9 +26,9 @@ class Status(TypedDict):
     message: str
 
 
-def main(application: str) -> None:
+def main(application: str, cluster: str) -> None:
     """Watch until killed, or until the cluster goes away."""
-    _connect()
+    _connect(cluster)
     last: Status | None = None
     while True:
         now = _status(application)
@@ -37,11 +39,11 @@ def main(application: str) -> None:
         time.sleep(POLL_S)
 
 
-def _connect() -> None:
+def _connect(cluster: str) -> None:
     while True:
         try:
-            ray.init(address="auto", namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError:  # not started yet
+            ray.init(address=cluster, namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError:  # not up yet
             time.sleep(POLL_S)
         else:
             return
@@ -56,4 +58,4 @@ def _status(application: str) -> Status:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -70,7 +70,7 @@ class ModelArgs(Args):
 
 
 class CapsArgs(Args):
-    """The largest single request."""
+    """The largest single request, and how many at a time."""
 
     max_body_bytes: PositiveInt = 1_048_576
     """Of the JSON body; for handle callers, of all texts and hypotheses as UTF-8."""
@@ -89,6 +89,9 @@ class CapsArgs(Args):
 
     max_pairs: PositiveInt = 4_096
     """Texts times labels."""
+
+    max_in_flight: PositiveInt = 1_024
+    """Requests at a time in one Ingress replica; beyond it 503. Must be below its `max_ongoing_requests`."""
 
 
 class DeadlineArgs(Args):

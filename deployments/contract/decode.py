@@ -75,8 +75,8 @@ def deadline_s(wish: str | float | None, limits: DeadlineArgs) -> float:
     if wish is None:
         return limits.default_s
     try:
-        seconds = float(wish)
-    except (TypeError, ValueError):
+        seconds = math.nan if isinstance(wish, bool) else float(wish)
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 < seconds <= limits.max_s:
         detail = "the deadline (X-Deadline-Seconds, deadline_s) must be a number of seconds above 0"
@@ -107,7 +107,7 @@ def _violations(request: ClassifyRequest, caps: CapsArgs) -> Iterator[FieldError
     for i, label in enumerate(labels):
         if len(label) > caps.max_label_chars:
             detail = f"{len(label):,} characters, at most {caps.max_label_chars:,}; shorten the label"
-            yield FieldError(_pointer(["labels", i]), detail)
+            yield FieldError(label_pointer(request, i), detail)
         elif label in seen:
             yield FieldError(f"/labels/{i}", f"repeats label {seen[label]}, {_brief(label)}; labels must differ")
         else:

@@ -148,6 +148,11 @@ class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     title = "Deadline exceeded"
 
+    def __init__(
+        self, detail: str = "no answer from the model within the deadline; ask for less, or wait longer"
+    ) -> None:
+        super().__init__(detail)
+
 
 def to_wire(error: ServiceError) -> dict[str, Any]:
     """The error as plain values, which a process of another version can read too."""

@@ -22,7 +22,7 @@ from .speed import Speed
 
 P = TypeVar("P")
 
-WINDOW = 4  # batches: among that much work, in the order of turns, a batch finds companions of its length
+WINDOW = 8  # batches: among that much work, in the order of turns, a batch finds companions of its length
 
 
 @dataclass(frozen=True, slots=True)

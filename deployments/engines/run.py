@@ -6,11 +6,10 @@ Nothing here knows a caller; failures are logged without the text.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from deployments.contract.errors import EngineFailed, ServiceError
 from deployments.core.batching import Err, Ok, isolate
@@ -76,6 +75,6 @@ def _scored(pair: Pair, result: Ok[FloatArray] | Err) -> Scored | Exception:
     if isinstance(result, Err):
         return result.error
     contradiction, entailment = (float(x) for x in result.value)
-    if np.isnan(contradiction) or np.isnan(entailment):
-        return ArithmeticError("the engine's answer is not a number")
+    if not (math.isfinite(contradiction) and math.isfinite(entailment)):
+        return ArithmeticError("the engine's answer is not a finite number")
     return Scored(contradiction, entailment, pair.n_tokens, pair.truncated)

@@ -144,7 +144,7 @@ class Worker:
 
     def _is_live(self, ticket: Ticket) -> bool:
         if ticket.deadline <= self._clock() and not ticket.reply.done():
-            ticket.reply.set_exception(_late())
+            ticket.reply.set_exception(DeadlineExceeded())
         return not ticket.reply.done()
 
     def _look_up(self, ticket: Ticket) -> _Arrival:
@@ -184,7 +184,7 @@ class Worker:
     def _next(self) -> list[Cell[Pair]]:
         now = self._clock()
         for job in self._scheduler.expired(now):
-            self._settle(job, _late())
+            self._settle(job, DeadlineExceeded())
         return self._scheduler.take(now)
 
     async def _run(self, batch: Sequence[Cell[Pair]]) -> Run:
@@ -225,10 +225,6 @@ def _limits(config: ClassifierConfig) -> Limits:
 
 def _todo(key: int, pair: Pair) -> Todo[Pair]:
     return Todo(key, pair, pair.n_tokens, pair.truncated)
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("no answer from the model within the deadline; ask for less at a time, or wait longer")
 
 
 def _outcome(job: Job[Pair], now: float) -> Outcome:

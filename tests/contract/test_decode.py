@@ -64,6 +64,7 @@ def test_labels_as_an_object_bring_their_own_hypotheses() -> None:
         ({"labels": {"a": None}}, "/labels/a", "valid string"),
         ({"labels": {"a": " "}}, "/labels/a", "is blank"),
         ({"labels": {" ": "a"}}, "/labels/ ", "is blank"),
+        ({"labels": {"b" * 11: "a"}}, f"/labels/{'b' * 11}", "11 characters, at most 10"),
         ({"labels": {"a/b~": ""}}, "/labels/a~1b~0", "is blank"),
         ({"text": ["a"] * 3, "labels": ["a", "b", "c"]}, "", "3 texts x 3 labels are 9 pairs, at most 8"),
         ({"multi_label": "yes"}, "/multi_label", "valid boolean"),
@@ -174,6 +175,6 @@ def test_the_deadline_defaults_and_is_capped() -> None:
 
     assert deadline_s(None, limits) == 30
     assert deadline_s("0.5", limits) == 0.5
-    for wish in ("0", "-1", "nan", "inf", "120.1", "soon", "", 121.0, [1.0]):
+    for wish in ("0", "-1", "nan", "inf", "120.1", "soon", "", 121.0, [1.0], True, 10**400):
         with pytest.raises(InvalidRequest, match="above 0, at most 120"):
             deadline_s(wish, limits)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,12 +17,6 @@ LOGITS = st.integers(1, 8).flatmap(
 
 def test_the_label_stands_in_the_place_of_the_braces() -> None:
     assert hypotheses(["{x}", "b"], "It is {}.") == ["It is {x}.", "It is b."]
-
-
-@pytest.mark.parametrize("template", ["", "none", "{} {}", "{0}", "{:>9}", "{{}}", "{} {", "}{"])
-def test_a_template_without_exactly_one_place_is_refused(template: str) -> None:
-    with pytest.raises(ValueError, match="exactly one"):
-        hypotheses(["a"], template)
 
 
 @given(LOGITS, st.booleans())

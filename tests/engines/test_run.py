@@ -17,10 +17,11 @@ from deployments.engines.run import run, tokenise
 
 
 class _Fragile(FakeEngine):
-    """Cannot tokenise "surrogate", raises on a premise of two words, and answers NaN to one of three."""
+    """Cannot tokenise "surrogate", raises on a premise of two words, and answers no number to one of three."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: float = np.nan) -> None:
         super().__init__()
+        self._number = number
         self.sizes: list[int] = []
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
@@ -33,7 +34,7 @@ class _Fragile(FakeEngine):
         if any(len(pair.premise) == 2 for pair in pairs):
             raise RuntimeError("poison")
         table = super().logits(pairs)
-        table[[len(pair.premise) == 3 for pair in pairs]] = np.nan
+        table[[len(pair.premise) == 3 for pair in pairs]] = self._number
         return table
 
 
@@ -65,8 +66,9 @@ def test_one_poisoned_pair_among_63_good_ones_fails_alone() -> None:
     assert len(engine.sizes) <= 2 * math.log2(64) + 3
 
 
-def test_an_answer_that_is_no_number_is_a_failure() -> None:
-    engine = _Fragile()
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_no_number_is_a_failure(number: float) -> None:
+    engine = _Fragile(number)
 
     ran = run(engine, _pairs(engine, "one", "now three words"))
 

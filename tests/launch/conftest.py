@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Started:
     url: str
     output: Path
     env: dict[str, str]
+    sessions: set[int] = field(default_factory=set)
 
     def said(self) -> str:
         return self.output.read_text(errors="replace")
@@ -59,11 +60,25 @@ class Started:
         except httpx2.HTTPError:
             return False
 
-    def session(self) -> list[psutil.Process]:
-        """What runs in the sessions that the command leads or has started."""
-        family = {self.process.pid, *(child.pid for child in _children(self.process.pid))}
-        found = [p for p in psutil.process_iter() if _session(p.pid) in family]
+    def family(self) -> list[psutil.Process]:
+        """What still runs of all that the command has started, even where the command itself has ended.
+
+        By session: `serve run` leads one of its own. Those are remembered whenever this is asked, so ask while
+        the command runs.
+        """
+        self.sessions |= {_session(child.pid) for child in _children(self.process.pid)} - {-1}
+        found = [p for p in psutil.process_iter() if _session(p.pid) in self.sessions]
         return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def wait(self, seconds: float) -> int:
+        """The exit code; meanwhile what it starts is remembered."""
+
+        def ended() -> bool:
+            self.family()
+            return self.process.poll() is not None
+
+        wait_until(ended, seconds, self.said)
+        return self.process.returncode
 
 
 Start = Callable[..., Started]
@@ -114,12 +129,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
                     start_new_session=True,
                     preexec_fn=_hear_sigint,
                 )
-            started.append(Started(process, f"http://127.0.0.1:{port}", output, whole))
+            started.append(Started(process, f"http://127.0.0.1:{port}", output, whole, {process.pid}))
             return started[-1]
 
         yield run
         for one in started:
-            for process in one.session():
+            for process in one.family():
                 process.kill()
             one.process.kill()
             one.process.wait()

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
 from tests.tiny import save_roberta
 
-from .conftest import ROOT, Start, wait_until
+from .conftest import ROOT, Start, Started, wait_until
 
 Config = tuple[Path, dict[str, Any]]
 
@@ -25,14 +24,27 @@ def _write(config: Config) -> None:
     file.write_text(yaml.safe_dump(data))
 
 
-def _up(start: Start, config: Config, *options: str, **env: str) -> Any:
+def _up(start: Start, config: Config, *options: str, **env: str) -> Started:
     file, data = config
     (file.parent / "deployments").symlink_to(ROOT / "deployments")
     return start("clients.cli", "up", str(file), *options, port=data["http_options"]["port"], **env)
 
 
-@pytest.mark.parametrize(("options", "number"), [((), signal.SIGTERM), (("--plain",), signal.SIGINT)])
+def _ready(service: Started) -> str:
+    """What it said once it was ready."""
+
+    def settled() -> bool:
+        service.family()
+        return "Stop:" in service.said() or service.process.poll() is not None
+
+    wait_until(settled, 120, service.said)
+    assert "Ready:" in service.said(), service.said()
+    assert len(service.family()) > 5
+    return service.said()
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize(("options", "number"), [((), signal.SIGTERM), (("--plain",), signal.SIGINT)])
 def test_says_how_to_call_it_once_it_answers_and_stops_within_ten_seconds(
     start: Start, config: Config, tmp_path: Path, options: tuple[str, ...], number: int
 ) -> None:
@@ -40,27 +52,46 @@ def test_says_how_to_call_it_once_it_answers_and_stops_within_ten_seconds(
     _write(config)
 
     service = _up(start, config, *options)
-    wait_until(lambda: "Stop:" in service.said() or service.process.poll() is not None, 120, service.said)
+    said = _ready(service)
 
-    said = service.said()
     assert f"Ready: {service.url}" in said
     assert re.search(r"Model: .*model \(torch-fp32\), as configured", said)
     assert f"curl {service.url}/v1/classify --json" in said
     assert ("fast profile" in said) == (not options)
     assert service.answers()
-    before = service.session()
-    assert len(before) > 5
     started = time.monotonic()
     service.process.send_signal(number)
-    assert service.process.wait(timeout=30) == 0
+    wait_until(lambda: "Stopping" in service.said(), 5, service.said)
+    service.process.send_signal(number)  # the impatient second one
+    assert service.wait(30) == 0
     assert time.monotonic() - started < 10
-    assert not [p for p in before if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert service.family() == []
 
 
 @pytest.mark.timeout(180)
-def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause(
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_a_closed_terminal_or_a_killed_launcher_leaves_nothing_behind(
+    start: Start, config: Config, tmp_path: Path, number: int
+) -> None:
+    config[1]["applications"][0]["args"]["model"] = {"name": str(save_roberta(tmp_path / "model"))}
+    config[1]["applications"][0]["args"]["caps"] = {"max_labels": 2}  # fewer than the example has
+    _write(config)
+
+    service = _up(start, config)
+    assert "it says: 422" in _ready(service)
+    assert service.answers()
+
+    service.process.send_signal(number)
+
+    wait_until(lambda: service.family() == [], 30, lambda: str(service.family()))
+
+
+@pytest.mark.timeout(180)
+def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause_whatever_else_runs_here(
     start: Start, config: Config, tmp_path: Path
 ) -> None:
+    other = start("tests.launch.other_cluster", port=0)  # which a launcher that looks around would find
+    wait_until(lambda: "up" in other.said(), 60, other.said)
     folder = save_roberta(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"no weights")
     config[1]["applications"][0]["args"]["model"] = {"name": str(folder)}
@@ -68,11 +99,13 @@ def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause(
 
     service = _up(start, config)
 
-    assert service.process.wait(timeout=120) == 1
+    assert service.wait(120) == 1
     assert f"the deploy failed: StartRefused: {folder} cannot be loaded, SafetensorError" in service.said()
     assert "Ready" not in service.said()
     assert "Traceback" not in service.said()
-    assert not service.session()
+    assert len(service.sessions) > 1
+    assert service.family() == []
+    assert other.process.poll() is None
 
 
 @pytest.mark.timeout(60)
@@ -112,13 +145,23 @@ def test_a_misspelt_key_ends_it_before_anything_starts(start: Start, config: Con
     assert "did you mean max_ongoing_requests?" in service.said()
 
 
+@pytest.mark.timeout(60)
+def test_a_log_that_cannot_be_written_is_told(start: Start, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    service = _up(start, config, XDG_STATE_HOME=str(tmp_path / "file"), HF_ENDPOINT="http://127.0.0.1:9")
+
+    assert service.process.wait(timeout=50) == 1
+    assert "cannot be written" in service.said()
+    assert "Traceback" not in service.said()
+
+
 @pytest.mark.timeout(120)
 def test_can_be_stopped_while_it_starts(start: Start, config: Config) -> None:
     service = _up(start, config, HF_ENDPOINT="http://127.0.0.1:9")
-    wait_until(lambda: len(service.session()) > 4, 60, service.said)
-    before = service.session()
+    wait_until(lambda: len(service.family()) > 4, 60, service.said)
 
     service.process.send_signal(signal.SIGTERM)
 
-    assert service.process.wait(timeout=10) != 0
-    assert not [p for p in before if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert service.wait(10) == 1
+    assert service.family() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ FILE = Path(__file__).parent.parent.parent.parent / "serve_config.yaml"
 TEXT = FILE.read_text()
 LAST = TEXT.count("\n")  # line
 SHIPPED = yaml.safe_load(TEXT)
-MACHINE = Supply("this machine", cpus=8, gpus=2)
+OTHERS = {"node:192.0.2.1": 1.0, "node:__internal_head__": 1.0, "accelerator_type:H100": 1.0, "ssd": 2.0}
+MACHINE = Supply("this machine", cpus=8, gpus=2, memory=16 * 2**30, others=OTHERS)
 GPUS_OF_NODE = "ray._private.accelerators.NvidiaGPUAcceleratorManager.get_current_node_num_accelerators"
+PIP_OPTIONS = {"pip_check": True, "pip_version": "==26.0", "pip_install_options": ["--no-cache-dir"]}
+UV_OPTIONS = {"uv_check": True, "uv_version": "==0.9", "uv_pip_install_options": ["--no-cache"]}
 GONE = object()  # for `_changed`: without this key
 
 APP: KeyPath = ("applications", 0)
@@ -29,6 +33,8 @@ MODEL: KeyPath = (*APP, "args", "model")
 INGRESS: KeyPath = (*APP, "deployments", 0)
 CLASSIFIER: KeyPath = (*APP, "deployments", 1)
 GPUS: KeyPath = (*CLASSIFIER, "ray_actor_options", "num_gpus")
+OPTIONS: KeyPath = (*CLASSIFIER, "ray_actor_options")
+SCALING: KeyPath = (*CLASSIFIER, "autoscaling_config")
 HOST: KeyPath = ("http_options", "host")
 
 
@@ -61,15 +67,16 @@ def _check(folder: Path, content: dict[str, Any] | str | bytes, supply: Supply =
     file = folder / "config.yaml"
     text = yaml.safe_dump(content, sort_keys=False) if isinstance(content, dict) else content
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return check(file, lambda _needs_gpus: supply)
+    return check(file, lambda _: supply)
 
 
 KEYS = list(_keys(SHIPPED))
+DEPLOYMENTS = _at(SHIPPED, (*APP, "deployments"))
 LEAVES = [path for path in KEYS if len(path) > 1 and not isinstance(_at(SHIPPED, path), dict | list)]
 
 
 def test_the_shipped_file_passes() -> None:
-    assert check(FILE, lambda _needs_gpus: Supply("a small machine", cpus=2, gpus=0)) == []
+    assert check(FILE, lambda _: Supply("a small machine", cpus=2, gpus=0)) == []
 
 
 @pytest.mark.parametrize("path", KEYS, ids=dotted)
@@ -133,10 +140,14 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         ((*MODEL, "revision"), "main", "String should match pattern"),
         ((*CLASSIFIER, "user_config", "max_batch_tokens"), 0, "should be greater than 0, got 0"),
         ((*CLASSIFIER, "user_config"), [4096], "expected a mapping, got a list"),
-        ((*CLASSIFIER, "autoscaling_config"), {"min_replica": 1}, "did you mean min_replicas?"),
-        ((*CLASSIFIER, "autoscaling_config"), {"min_replicas": 3, "max_replicas": 2}, "greater than or equal to"),
+        (SCALING, {"min_replica": 1}, "did you mean min_replicas?"),
+        (SCALING, {"min_replicas": 3, "max_replicas": 2}, "greater than or equal to"),
         ((*CLASSIFIER, "request_router_config"), {"request_router_class": 1}, "should be a valid string, got 1"),
-        ((*APP, "deployments"), [None], "expected a mapping, got nothing"),  # Serve's validators stumble over it
+        (
+            (*APP, "deployments"),
+            [*DEPLOYMENTS, None],
+            "expected a mapping, got nothing",
+        ),  # Serve's validators stumble over it
         ((*APP, "runtime_env", "env_vars", "HF_HUB_OFFLINE"), 1, "should be a string, got 1; put it in quotes"),
         # The graph.
         ((*APP, "import_path"), "deployments.graph:app", "expected deployments.graph:build"),
@@ -150,6 +161,38 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         (("applications",), SHIPPED["applications"] * 2, "2 applications, expected exactly one"),
         (("applications",), [None], "expected a mapping, got nothing"),
         (("applications",), GONE, "required, but not there"),
+        # What this service does not do.
+        ((*CLASSIFIER, "placement_group_bundles"), [{"CPU": 1}], "not supported, as a replica of this service is one"),
+        ((*CLASSIFIER, "placement_group_strategy"), "PACK", "remove it and use ray_actor_options"),
+        ((*CLASSIFIER, "placement_group_bundle_label_selector"), [{"a": "b"}], "remove it and use ray_actor_options"),
+        ((*CLASSIFIER, "gang_scheduling_config"), {"gang_size": 1}, "remove it and use ray_actor_options"),
+        ((*CLASSIFIER, "gang_scheduling_config"), "x", "remove it and use ray_actor_options"),
+        ((*INGRESS, "deployment_actors"), [{"name": "a", "actor_class": "b:C"}], "remove it and use ray_actor_options"),
+        ((*OPTIONS, "label_selector"), {"zone": "a"}, "remove it and use resources or accelerator_type"),
+        ((*OPTIONS, "fallback_strategy"), [{"label_selector": {"zone": "a"}}], "remove it and use resources"),
+        (("target_capacity",), 0, "0 percent of the replicas is none, so nothing would run; remove it"),
+        (("proxy_location",), "Disabled", "nobody could call the service; set HeadOnly or EveryNode"),
+        (("http_options", "root_path"), "/nli", "'/nli', but the service owns the whole of its port; remove it"),
+        (("http_options", "request_timeout_s"), 5, "answers in plain text; remove it and set args.deadline.max_s"),
+        (("http_options", "ssl_keyfile"), "/nowhere.pem", "'/nowhere.pem' names no file on this machine"),
+        (("http_options", "ssl_certfile"), "/nowhere.pem", "'/nowhere.pem' names no file on this machine"),
+        (("http_options", "ssl_ca_certs"), "/nowhere.pem", "'/nowhere.pem' names no file on this machine"),
+        (("http_options", "ssl_keyfile"), str(FILE), "without ssl_certfile Serve speaks plain HTTP"),
+        # The processes of the replicas, and code that the file names.
+        ((*APP, "runtime_env", "env_vars"), "x", "expected a mapping of names to strings, got 'x'"),
+        ((*APP, "runtime_env", "env_vars"), None, "expected a mapping of names to strings, got None"),
+        ((*APP, "runtime_env", "pip"), 5, "runtime_env['pip'] must be of type str or List[str], got <class 'int'>"),
+        ((*OPTIONS, "runtime_env"), {"pip": 5}, "runtime_env['pip'] must be of type str or List[str]"),
+        ((*APP, "runtime_env", "working_dir"), 5, "`working_dir` must be a string, got <class 'int'>"),
+        ((*APP, "runtime_env", "pip"), {"packagess": []}, "did you mean packages?"),
+        ((*APP, "runtime_env", "uv"), {"packages": ["a"], "uv_versio": "1"}, "did you mean uv_version?"),
+        ((*APP, "runtime_env", "config"), {"eager_instal": True}, "did you mean eager_install?"),
+        ((*OPTIONS, "runtime_env"), {"pip": ["a"], "uv": ["b"]}, "cannot be specified at the same time"),
+        (SCALING, {"policy": {"policy_function": "nowhere:scale"}}, "No module named"),
+        (SCALING, {"policy": {"policy_function": "os:scale"}}, "no attribute 'scale'"),
+        (SCALING, {"policy": {"policy_function": "os:sep"}}, "nothing that can be called"),
+        ((*CLASSIFIER, "request_router_config"), {"request_router_class": "nowhere:Router"}, "No module named"),
+        ((*APP, "autoscaling_policy"), {"policy_function": "nowhere:scale"}, "cannot be imported: ModuleNotFoundError"),
         # The open door.
         (HOST, "0.0.0.0", "'0.0.0.0' lets other machines in while args.auth is off"),
         (HOST, "::", "'::' lets other machines in"),
@@ -157,6 +200,9 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         (HOST, "nli.example.org", "lets other machines in"),
         (HOST, GONE, "'0.0.0.0' lets other machines in"),
         (("http_options",), GONE, "'0.0.0.0' lets other machines in"),
+        # Who refuses first.
+        ((*INGRESS, "max_ongoing_requests"), 1024, "1024 for the Ingress, but args.caps.max_in_flight is 1024"),
+        ((*INGRESS, "max_ongoing_requests"), GONE, "5 for the Ingress, but args.caps.max_in_flight is 1024"),
         # Devices.
         ((*MODEL, "device"), "cuda", "cuda, but the Classifier has no num_gpus"),
         (GPUS, 1.5, "a fraction of one GPU, or whole GPUs"),
@@ -166,8 +212,14 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         # Capacity, of 8 CPUs and 2 GPUs.
         (GPUS, 3, "1 replicas of 3 need 3 GPUs (a replica never spans two), this machine has 2"),
         ((*CLASSIFIER, "num_replicas"), 8, "ask for 8.1 CPUs together (Ingress 1 x 0.1, Classifier 8 x 1)"),
-        ((*CLASSIFIER, "autoscaling_config"), {"min_replicas": 8, "max_replicas": 9}, "Classifier 8 x 1"),
-        ((*CLASSIFIER, "autoscaling_config"), {"initial_replicas": 8, "max_replicas": 9}, "Classifier 8 x 1"),
+        (SCALING, {"min_replicas": 8, "max_replicas": 9}, "Classifier 8 x 1"),
+        (SCALING, {"initial_replicas": 8, "max_replicas": 9}, "Classifier 8 x 1"),
+        ((*OPTIONS, "memory"), 1e18, "GiB together (Ingress 1 x 0, Classifier 1 x 9.313e+08), this machine has 16 GiB"),
+        ((*OPTIONS, "resources"), {"tpu": 1}, "the deployments ask for 1 tpu together, this machine has 0; remove it"),
+        ((*OPTIONS, "resources"), {"ssd": 3}, "the deployments ask for 3 ssd together, this machine has 2; remove it"),
+        ((*OPTIONS, "resources"), {"ssd": "1"}, "should be a number, 0 or more, got '1'"),
+        ((*OPTIONS, "resources"), {"ssd": -1}, "should be a number, 0 or more, got -1"),
+        ((*OPTIONS, "accelerator_type"), "Z100", "this machine has no 'Z100'; allowed: H100"),
     ],
     ids=str,
 )
@@ -179,6 +231,119 @@ def test_refuses(tmp_path: Path, path: KeyPath, value: object, said: str) -> Non
     assert len(found) == 1 + ("twice" in said), found
     assert said in found[0]
     assert dotted(path[:4]) in found[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("target_capacity",), 50),
+        (("http_options", "root_path"), ""),
+        (("http_options", "request_timeout_s"), None),
+        ((*CLASSIFIER, "gang_scheduling_config"), None),
+        ((*OPTIONS, "label_selector"), None),
+        ((*OPTIONS, "memory"), 2**30),
+        ((*OPTIONS, "resources"), {"ssd": 2, "node:__internal_implicit_resource_a": 1}),
+        ((*OPTIONS, "accelerator_type"), "H100"),
+        ((*APP, "args", "caps"), {"max_in_flight": 2047}),
+        ((*APP, "runtime_env", "pip"), ["numpy"]),
+        *[((*APP, "runtime_env", "pip"), {"packages": ["numpy"], key: value}) for key, value in PIP_OPTIONS.items()],
+        *[((*APP, "runtime_env", "uv"), {"packages": ["numpy"], key: value}) for key, value in UV_OPTIONS.items()],
+    ],
+    ids=str,
+)
+def test_accepts(tmp_path: Path, path: KeyPath, value: object) -> None:
+    assert _check(tmp_path, _changed((path, value))) == []
+
+
+def test_the_ingress_needs_room_beyond_the_cap_of_the_file(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*APP, "args", "caps"), {"max_in_flight": 2048})))
+
+    assert "2048 for the Ingress, but args.caps.max_in_flight is 2048" in found
+    assert "set more than 2048, or lower the cap" in found
+
+
+def test_a_file_without_the_ingress_leaves_it_serves_five_requests(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*APP, "deployments"), DEPLOYMENTS[1:])))
+
+    assert "deployments.max_ongoing_requests: 5 for the Ingress" in found
+
+
+def test_a_pair_of_tls_files_is_accepted(tmp_path: Path) -> None:
+    pair = [(("http_options", key), str(FILE)) for key in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")]
+
+    assert _check(tmp_path, _changed(*pair)) == []
+
+
+def test_a_policy_beside_the_file_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "policy_beside_the_file.py").write_text("def scale(context): return 1, {}\n")
+    scaling = {"min_replicas": 1, "policy": {"policy_function": "policy_beside_the_file:scale"}}
+    before = list(sys.path)
+
+    found = _check(tmp_path, _changed((SCALING, scaling), ((*CLASSIFIER, "num_replicas"), "auto")))
+
+    assert (found, sys.path) == ([], before)
+
+
+def test_a_policy_that_cannot_be_imported_hides_no_other_problem(tmp_path: Path) -> None:
+    scaling = {"min_replicas": "1", "policy": {"policy_function": "mypolicy:scale"}}
+    data = _changed((("http_options", "port"), "8000"), (SCALING, scaling), ((*CLASSIFIER, "num_replicas"), "auto"))
+
+    found = _check(tmp_path, data)
+
+    assert [line.split(": ")[1] for line in found] == [
+        "http_options.port",
+        dotted((*SCALING, "min_replicas")),
+        dotted((*SCALING, "policy", "policy_function")),
+    ]
+
+
+def test_a_policy_that_the_application_brings_with_it_is_left_to_the_cluster(tmp_path: Path) -> None:
+    policy = ((*APP, "autoscaling_policy"), {"policy_function": "nowhere:scale"})
+
+    assert _check(tmp_path, _changed(policy, ((*APP, "runtime_env", "pip"), ["nowhere"]))) == []
+
+
+def test_what_makes_a_validator_of_serve_stumble_is_never_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.commands.check.runtime_env.wrong_runtime_envs", lambda _: [])
+
+    (found,) = _check(tmp_path, _changed(((*APP, "runtime_env", "py_modules"), 5)))
+
+    assert "ServeDeploySchema cannot be read from it: " in found
+
+
+def test_resources_that_are_not_known_refuse_nothing(tmp_path: Path) -> None:
+    data = _changed(((*OPTIONS, "resources"), {"tpu": 1}), ((*OPTIONS, "accelerator_type"), "Z100"))
+
+    assert _check(tmp_path, data, Supply("somewhere", cpus=8)) == []
+
+
+def test_a_cpu_among_the_custom_resources_is_told_where_it_belongs(tmp_path: Path) -> None:
+    found = _check(tmp_path, _changed(((*OPTIONS, "resources"), {"CPU": 1})))
+
+    assert "not a custom resource; use ray_actor_options.num_cpus" in found[0]
+
+
+@pytest.mark.parametrize(("most", "replicas", "fits"), [(1, 1, True), (1, 2, False), (2, 2, True)])
+def test_replicas_need_as_many_nodes_as_they_may_not_share(
+    tmp_path: Path, most: int, replicas: int, fits: bool
+) -> None:
+    found = _check(
+        tmp_path, _changed(((*CLASSIFIER, "max_replicas_per_node"), most), ((*CLASSIFIER, "num_replicas"), replicas))
+    )
+
+    assert (found == []) == fits, found
+
+
+def test_an_accelerator_type_counts_the_gpus_of_this_machine(tmp_path: Path) -> None:
+    asked: list[bool] = []
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(_changed(((*OPTIONS, "accelerator_type"), "H100"))))
+
+    check(file, lambda needs_gpus: asked.append(needs_gpus) or MACHINE)  # type: ignore[func-returns-value]
+
+    assert asked == [True]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
@@ -292,7 +457,7 @@ def test_yaml_that_is_not_sound_is_told_with_its_line(tmp_path: Path, text: str 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        check(tmp_path / "nowhere.yaml", lambda _needs_gpus: MACHINE)
+        check(tmp_path / "nowhere.yaml", lambda _: MACHINE)
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +465,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypa
         unheard.bind(("127.0.0.1", 0))  # not listening, so a connection is refused
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unheard.getsockname()[1]}")
 
-        (found,) = check(FILE, lambda needs_gpus: capacity.supply(needs_gpus=needs_gpus))
+        (found,) = check(FILE, capacity.supply)
 
     assert "the Ray cluster of RAY_ADDRESS, or of `ray start`, does not answer" in found
 
@@ -308,7 +473,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypa
 def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "somewhere")
 
-    (found,) = check(FILE, lambda needs_gpus: capacity.supply(needs_gpus=needs_gpus))
+    (found,) = check(FILE, capacity.supply)
 
     assert "does not answer" in found
 
@@ -323,6 +488,18 @@ def test_without_a_cluster_this_machine_counts(tmp_path: Path, monkeypatch: pyte
     assert (found.where, found.gpus) == ("this machine", 0)
     assert found.cpus is not None
     assert found.cpus >= 1
+    assert found.memory is not None
+    assert found.memory > 0
+    assert [name for name in found.others or {} if name.startswith("node:")]
+
+
+def test_what_ray_cannot_start_with_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", "{}}")
+
+    (found,) = check(FILE, capacity.supply)
+
+    assert "Ray cannot start on this machine: " in found
 
 
 @pytest.mark.parametrize(
