@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,19 +111,26 @@ def config(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a command; kills what is left of it at the end of the test."""
+    with starter(tmp_path) as run:
+        yield run
+
+
+@contextmanager
+def starter(folder: Path) -> Iterator[Start]:
+    """As the fixture `start`, for as long as the block runs; what the commands write is in the folder."""
     started: list[Started] = []
     # Ray's sockets lie here, and a socket's path may have 107 characters: pytest's folders are too deep.
     with tempfile.TemporaryDirectory(prefix="nli", ignore_cleanup_errors=True) as short:
 
         def run(*command: str, port: int, **env: str) -> Started:
-            output = tmp_path / f"output{len(started)}"
-            whole = {**os.environ, "RAY_TMPDIR": short, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)}
-            whole |= {"HF_HUB_CACHE": str(tmp_path / "hub")}  # whatever this machine's own cache holds
+            output = folder / f"output{len(started)}"
+            whole = {**os.environ, "RAY_TMPDIR": short, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder)}
+            whole |= {"HF_HUB_CACHE": str(folder / "hub")}  # whatever this machine's own cache holds
             whole |= {name: str(free_port()) for name in HAPROXY_PORTS} | env
             with output.open("wb") as file:
                 process = subprocess.Popen(
                     [sys.executable, "-m", *command],
-                    cwd=tmp_path,
+                    cwd=folder,
                     env=whole,
                     stdout=file,
                     stderr=file,
@@ -132,12 +140,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
             started.append(Started(process, f"http://127.0.0.1:{port}", output, whole, {process.pid}))
             return started[-1]
 
-        yield run
-        for one in started:
-            for process in one.family():
-                process.kill()
-            one.process.kill()
-            one.process.wait()
+        try:
+            yield run
+        finally:
+            for one in started:
+                for process in one.family():
+                    process.kill()
+                one.process.kill()
+                one.process.wait()
 
 
 def _hear_sigint() -> None:

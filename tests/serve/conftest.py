@@ -46,7 +46,7 @@ class App:
         self.name = f"nli{next(_numbers)}"
         self.http = cluster.http
         self._rest = cluster.rest
-        self._args = {"engine": engine, "options": options}
+        self._args = {"engine": engine, "caps": options.pop("caps", {}), "options": options}
         self.put(**classifier)
 
     def put(self, **classifier: Any) -> None:
@@ -91,11 +91,12 @@ def wait_until(condition: Callable[[], bool], seconds: float, report: Callable[[
         time.sleep(0.05)
 
 
-def raw_request(payload: dict[str, Any]) -> bytes:
+def raw_request(payload: dict[str, Any], **headers: str) -> bytes:
     """An HTTP request as the bytes that travel, so that a test can hang up on it."""
     body = json.dumps(payload).encode()
-    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+    headers |= {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines = ["POST /v1/classify HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def free_port() -> int:

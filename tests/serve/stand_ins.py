@@ -123,7 +123,8 @@ def build(args: dict[str, Any]) -> Application:
     engines = {engine.__name__: engine for engine in ENGINES}
     if args["engine"] not in engines:
         return build_real(AppArgs(auth="off", model=ModelArgs(name=args["engine"])))
-    return assemble(AppArgs(auth="off"), MODEL, partial(_load, engines[args["engine"]], args["options"]))
+    app_args = AppArgs.model_validate({"auth": "off", "caps": args.get("caps", {})})
+    return assemble(app_args, MODEL, partial(_load, engines[args["engine"]], args["options"]))
 
 
 def _load(engine: type[FakeEngine], options: dict[str, Any], gpu_fraction: float) -> Engine:

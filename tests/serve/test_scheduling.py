@@ -28,7 +28,7 @@ def record(tmp_path: Path) -> Record:
 def recorded(deploy: Deploy, record: Record, tmp_path: Path) -> Callable[..., App]:
     """Deploys the graph around a `RecordingEngine`."""
 
-    def run(classifier: dict[str, Any] | None = None, **options: float) -> App:
+    def run(classifier: dict[str, Any] | None = None, **options: Any) -> App:
         return deploy("RecordingEngine", classifier=classifier, log=str(tmp_path / "engine.jsonl"), **options)
 
     return run
@@ -175,3 +175,17 @@ def test_a_full_queue_is_a_503_with_retry_after_and_user_config_widens_it(
         assert waiting.result().status_code == 200
     assert record.pairs_with("refused") == 0
     assert _ask(app, "refused", ["yes", "no"]).status_code == 200
+
+
+def test_too_many_requests_in_flight_are_refused_in_our_own_words(recorded: Callable[..., App], record: Record) -> None:
+    app = recorded(slow_s=1.0, caps={"max_in_flight": 2})
+    with ThreadPoolExecutor(2) as pool:
+        in_flight = [pool.submit(_ask, app, f"slow {i}", ["yes"]) for i in range(2)]
+        wait_until(lambda: len(record.tokenised) == 2, 20)
+
+        refused = _ask(app, "one more", ["yes"])
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert refused.headers["retry-after"] == "1"
+        assert {request.result().status_code for request in in_flight} == {200}
+    assert _ask(app, "one more", ["yes"]).status_code == 200
