@@ -1,51 +1,49 @@
-"""How fast the engine has been of late: seconds of a run as a line over its padded tokens.
+"""How fast the engine has been of late: the seconds of a run as a line over its padded tokens.
 
 The line's slope is the price of a token, its intercept the price of a run; both differ a hundredfold between
-machines, so they are measured while serving. Old runs fade.
-Source: least squares with exponential forgetting, as BentoML's CorkDispatcher fits `a n + b`.
+machines, so they are measured while serving. Both are medians: one run that hit a pause of the machine must not
+turn away callers.
+Source: Sen 1968, "Estimates of the regression coefficient based on Kendall's tau" (the Theil-Sen line).
 """
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from dataclasses import dataclass
+from functools import cached_property
 
-FADE = 0.95  # per run: the last twenty or so count
-MIN_SPREAD = 0.05  # of the tokens, relative to their mean; below it a line's slope is noise
+RUNS = 16  # that count
+MIN_SLOPES = 8  # pairs of runs of different size; with fewer a line is a guess
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Speed:
-    """Weighted sums over past runs; `x` are padded tokens, `y` seconds."""
+    """The last runs: padded tokens and seconds of each."""
 
-    n: float = 0.0
-    x: float = 0.0
-    y: float = 0.0
-    xx: float = 0.0
-    xy: float = 0.0
+    runs: tuple[tuple[int, float], ...] = ()
 
     def after(self, tokens: int, seconds: float) -> Speed:
         """With one run more."""
-        return Speed(
-            self.n * FADE + 1,
-            self.x * FADE + tokens,
-            self.y * FADE + seconds,
-            self.xx * FADE + tokens * tokens,
-            self.xy * FADE + tokens * seconds,
-        )
+        return Speed((*self.runs[1 - RUNS :], (tokens, seconds)))
 
-    @property
+    @cached_property
     def tokens_per_s(self) -> float | None:
-        """The engine's rate at the sizes that it ran of late; None before the first run."""
-        return self.x / self.y if self.y > 0 else None
+        """The rate at which half of the last tokens were run, or faster; None before the first run."""
+        by_rate = sorted((tokens / seconds, tokens) for tokens, seconds in self.runs if seconds > 0)
+        half = sum(tokens for _, tokens in by_rate) / 2
+        passed = 0
+        for rate, tokens in by_rate:
+            passed += tokens
+            if passed >= half:
+                return rate
+        return None
 
-    @property
+    @cached_property
     def run_tokens(self) -> float:
         """What a run costs beside its tokens, in tokens; 0 while that is not known."""
-        if self.n < 2:
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(self.runs, 2) if a[0] != b[0]]
+        if len(slopes) < MIN_SLOPES or (slope := statistics.median(slopes)) <= 0:
             return 0.0
-        mean_x, mean_y = self.x / self.n, self.y / self.n
-        variance = self.xx / self.n - mean_x * mean_x
-        if variance <= (MIN_SPREAD * mean_x) ** 2:
-            return 0.0
-        slope = (self.xy / self.n - mean_x * mean_y) / variance
-        return max(0.0, mean_y / slope - mean_x) if slope > 0 else 0.0
+        intercept = statistics.median(seconds - slope * tokens for tokens, seconds in self.runs)
+        return max(0.0, intercept / slope)

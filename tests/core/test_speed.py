@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.speed import Speed
+from deployments.core.speed import MIN_SLOPES, RUNS, Speed
 
 
 def _after(runs: list[tuple[int, float]]) -> Speed:
@@ -15,23 +15,28 @@ def _after(runs: list[tuple[int, float]]) -> Speed:
 
 
 def test_nothing_is_known_before_the_first_run() -> None:
-    assert (Speed().tokens_per_s, Speed().run_tokens) == (None, 0.0)
+    assert Speed().tokens_per_s is None
+    assert Speed().run_tokens == 0
 
 
 @given(
-    st.lists(st.integers(10, 4_096), min_size=8, max_size=60).filter(lambda sizes: max(sizes) > 2 * min(sizes)),
+    st.lists(st.integers(10, 4_096), min_size=MIN_SLOPES, max_size=40, unique=True),
     st.floats(0.001, 0.1),
     st.floats(1e-5, 1e-2),
 )
 def test_the_price_of_a_run_is_found_in_tokens(sizes: list[int], per_run: float, per_token: float) -> None:
-    speed = _after([(tokens, per_run + per_token * tokens) for tokens in [*sizes, *sizes]])
+    speed = _after([(tokens, per_run + per_token * tokens) for tokens in sizes])
 
-    if speed.run_tokens > 0:  # 0 where the sizes that still count are too alike
-        assert speed.run_tokens == pytest.approx(per_run / per_token, rel=1e-3, abs=0.5)
+    assert speed.run_tokens == pytest.approx(per_run / per_token, rel=1e-3, abs=0.1)
 
 
-def test_sizes_that_differ_tell_the_price_of_a_run() -> None:
-    assert _after([(100, 0.6), (1_000, 1.5), (500, 1.0)]).run_tokens == pytest.approx(500)
+@given(st.lists(st.integers(10, 4_096), min_size=RUNS, max_size=40), st.floats(1e-5, 1e-2))
+def test_the_rate_lies_among_those_that_were_measured(sizes: list[int], per_token: float) -> None:
+    speed = _after([(tokens, 0.01 + per_token * tokens) for tokens in sizes])
+
+    rates = [tokens / (0.01 + per_token * tokens) for tokens in sizes[-RUNS:]]
+    assert speed.tokens_per_s is not None
+    assert min(rates) <= speed.tokens_per_s <= max(rates)
 
 
 def test_equal_sizes_tell_the_rate_but_not_the_price_of_a_run() -> None:
@@ -41,7 +46,17 @@ def test_equal_sizes_tell_the_rate_but_not_the_price_of_a_run() -> None:
     assert speed.run_tokens == 0
 
 
-def test_the_past_fades() -> None:
-    speed = _after([(1_000, 10.0)] * 5 + [(1_000, 1.0)] * 100)
+@pytest.mark.parametrize("pause", [(8, 4.0), (1_000, 60.0)])
+def test_one_run_that_hit_a_pause_changes_little(pause: tuple[int, float]) -> None:
+    usual = [(tokens, 0.01 + 0.001 * tokens) for tokens in range(100, 1_100, 100)]
 
-    assert speed.tokens_per_s == pytest.approx(1_000, rel=0.05)
+    speed = _after([*usual, pause])
+
+    assert speed.tokens_per_s == pytest.approx(_after(usual).tokens_per_s, rel=0.05)
+    assert speed.run_tokens == pytest.approx(10, rel=0.5)
+
+
+def test_the_past_is_forgotten() -> None:
+    speed = _after([(1_000, 10.0)] * 50 + [(1_000, 1.0)] * RUNS)
+
+    assert speed.tokens_per_s == pytest.approx(1_000)
