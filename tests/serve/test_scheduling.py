@@ -73,8 +73,9 @@ def test_of_200_callers_who_hang_up_at_most_one_percent_reaches_the_engine(
         hang_up()
 
         assert slow.result().status_code == 200
-    assert _ask(app, "afterwards", labels).status_code == 200
-    assert record.pairs_with("afterwards") == len(labels)
+    for i in range(5):  # turns, so that every tenant has had several
+        assert _ask(app, f"afterwards {i}", labels).status_code == 200
+    assert record.pairs_with("afterwards") == 5 * len(labels)
     assert record.pairs_with("gone") <= 0.01 * 200 * len(labels)
 
 
