@@ -122,9 +122,9 @@ class Joiner:
 
     async def _call(self, items: list[_Item]) -> None:
         now = self._clock()
-        call = self._send([{**item.work, "deadline_s": item.deadline - now} for item in items])
-        _cancel_when_all_are_gone(call, items)
         try:
+            call = self._send([{**item.work, "deadline_s": item.deadline - now} for item in items])
+            _cancel_when_all_are_gone(call, items)
             replies = await call
             for item, reply in zip(items, replies, strict=True):
                 _settle(item, from_wire(reply["error"]) if "error" in reply else reply["outcome"])

@@ -102,9 +102,7 @@ class Worker:
 
     async def admit(self, tickets: Sequence[Ticket]) -> None:
         """Queue requests; each ticket's reply comes by itself. Never raises, whatever is in them."""
-        if self._loop is None:
-            self._loop = asyncio.create_task(self._serve())
-            self._loop.add_done_callback(self._fail_all)
+        self._start()
         arrivals = [self._look_up(ticket) for ticket in tickets if self._is_live(ticket)]
         unknown = [arrival for arrival in arrivals if arrival.texts]
         if unknown:
@@ -118,6 +116,8 @@ class Worker:
             if self._is_live(arrival.ticket):
                 self._enter(arrival)
         self._work_waits.set()
+        if self._loop and self._loop.done():
+            self._turn_away()
 
     async def reply(self, ticket: Ticket) -> Reply:
         """What became of the request."""
@@ -139,6 +139,12 @@ class Worker:
             raise Unhealthy("the loop that feeds the engine has ended")
         if self._run_since is not None and (ran_s := self._clock() - self._run_since) > self._config.max_batch_s:
             raise Unhealthy(f"the engine has been running one batch for {ran_s:.0f} s")
+
+    def _start(self) -> None:
+        """On the first request, since only then there is a running loop."""
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._serve())
+            self._loop.add_done_callback(self._fail)
 
     # From arrival to the queue.
 
@@ -212,9 +218,12 @@ class Worker:
         else:
             reply.set_result(result)
 
-    def _fail_all(self, loop: asyncio.Task[None]) -> None:
+    def _fail(self, loop: asyncio.Task[None]) -> None:
         if not loop.cancelled():
             _log.error("the loop that feeds the engine has ended", exc_info=loop.exception())
+        self._turn_away()
+
+    def _turn_away(self) -> None:
         for job in list(self._tickets):
             self._settle(job, Unavailable("this replica of the model has failed; try again"))
 

@@ -208,6 +208,16 @@ async def test_any_other_failure_of_a_call_is_everybodys_in_it(joiner: Joiner, c
             await task
 
 
+async def test_a_call_that_cannot_be_made_leaves_nobody_waiting() -> None:
+    def send(works: list[Work]) -> Sent:
+        raise RuntimeError("no router")
+
+    (task,) = _ask(Joiner(send, dead=Dead), "a")
+
+    with pytest.raises(RuntimeError, match="no router"):
+        await asyncio.wait_for(task, 5)
+
+
 @pytest.mark.parametrize("replies", [[], [{"outcome": _outcome(1)}], [{}, {}]])
 async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(
     joiner: Joiner, classifier: Classifier, replies: list[Reply]

@@ -283,6 +283,8 @@ async def test_a_loop_that_has_ended_is_unhealthy_and_leaves_nobody_waiting(monk
     assert (await busy)[0].get("error", {}).get("class") == "Unavailable"
     with pytest.raises(Unhealthy, match="has ended"):
         service.check()
+    (newcomer,) = await ask(service, work("two"))
+    assert newcomer.get("error", {}).get("class") == "Unavailable"
 
 
 async def test_a_smaller_cache_and_budget_take_effect_at_once() -> None:

@@ -49,14 +49,15 @@ class App:
         self._args = {"engine": engine, "caps": options.pop("caps", {}), "options": options}
         self.put(**classifier)
 
-    def put(self, **classifier: Any) -> None:
-        """Deploy, with these options of the Classifier."""
+    def put(self, options: dict[str, Any] | None = None, **classifier: Any) -> None:
+        """Deploy, with these options of the Classifier, and of the engine."""
+        self._args["options"] = options or self._args["options"]
         application = {
             "name": self.name,
             "import_path": "tests.serve.stand_ins:build",
             "args": self._args,
             "deployments": [
-                {"name": "Ingress", **SMALL, **QUICK},
+                {"name": "Ingress", "max_surge_percent": 100, **SMALL, **QUICK},
                 {"name": "Classifier", **SMALL, **QUICK, **classifier},
             ],
         }
@@ -76,8 +77,8 @@ class App:
         return serve.get_app_handle(self.name)
 
     def pids(self, deployment: str) -> list[int]:
-        """Of the running replicas, as Serve reports them."""
-        replicas = self.status()["deployments"][deployment]["replicas"]
+        """Of the running replicas, as Serve reports them; none while it builds the application anew."""
+        replicas = self.status().get("deployments", {}).get(deployment, {}).get("replicas", [])
         return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
 
 

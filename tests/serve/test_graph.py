@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,3 +186,29 @@ def test_a_classifier_killed_under_load_costs_nobody_an_answer(deploy: Deploy) -
 
     assert answers == [["repair"]] * 200
     wait_until(lambda: len(set(app.pids("Classifier")) - {before[0]}) == 2, 60)
+
+
+@pytest.mark.timeout(120)
+def test_a_roll_out_under_load_loses_nobody(deploy: Deploy) -> None:
+    app = deploy(classifier={"max_surge_percent": 100}, seconds_per_run=0.02)
+    before = app.pids("Classifier")
+    stop = threading.Event()
+
+    def ask() -> int:
+        answered = 0
+        while not stop.is_set():
+            response = app.http.post("/v1/classify", json=GOOD)
+            assert response.status_code == 200, response.text
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(8) as pool:
+        callers = [pool.submit(ask) for _ in range(8)]
+        app.put(max_surge_percent=100, options={"seconds_per_run": 0.01})  # other args: every replica is new
+        try:
+            wait_until(lambda: bool(app.pids("Classifier")) and not set(before) & set(app.pids("Classifier")), 60)
+            app.wait_for("RUNNING")
+        finally:
+            stop.set()
+
+    assert sum(caller.result() for caller in callers) > 20
