@@ -69,10 +69,7 @@ def test_says_how_to_call_it_once_it_answers_and_stops_within_ten_seconds(
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_a_closed_terminal_or_a_killed_launcher_leaves_nothing_behind(
-    start: Start, config: Config, tmp_path: Path, number: int
-) -> None:
+def test_a_killed_launcher_leaves_nothing_behind(start: Start, config: Config, tmp_path: Path) -> None:
     config[1]["applications"][0]["args"]["model"] = {"name": str(save_roberta(tmp_path / "model"))}
     config[1]["applications"][0]["args"]["caps"] = {"max_labels": 2}  # fewer than the example has
     _write(config)
@@ -81,7 +78,7 @@ def test_a_closed_terminal_or_a_killed_launcher_leaves_nothing_behind(
     assert "it says: 422" in _ready(service)
     assert service.answers()
 
-    service.process.send_signal(number)
+    service.process.kill()
 
     wait_until(lambda: service.family() == [], 30, lambda: str(service.family()))
 
@@ -157,11 +154,12 @@ def test_a_log_that_cannot_be_written_is_told(start: Start, config: Config, tmp_
 
 
 @pytest.mark.timeout(120)
-def test_can_be_stopped_while_it_starts(start: Start, config: Config) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_can_be_stopped_while_it_starts(start: Start, config: Config, number: int) -> None:
     service = _up(start, config, HF_ENDPOINT="http://127.0.0.1:9")
     wait_until(lambda: len(service.family()) > 4, 60, service.said)
 
-    service.process.send_signal(signal.SIGTERM)
+    service.process.send_signal(number)
 
     assert service.wait(10) == 1
     assert service.family() == []

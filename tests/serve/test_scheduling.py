@@ -62,7 +62,7 @@ def test_batches_grow_with_the_callers(recorded: Callable[..., App], record: Rec
 def test_of_200_callers_who_hang_up_at_most_one_percent_reaches_the_engine(
     recorded: Callable[..., App], record: Record, how: str, joined: bool
 ) -> None:
-    app = recorded(slow_s=4.0)
+    app = recorded(slow_s=3.0)
     labels = ["yes"] if joined else [f"{'long ' * 40}{i}" for i in range(20)]  # too much to travel together
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(_ask, app, "slow", ["yes"])
