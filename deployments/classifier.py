@@ -48,8 +48,12 @@ class Classifier:
 
     @serve.batch(max_batch_size=256, batch_wait_timeout_s=0, max_concurrent_batches=UNLIMITED)
     async def _gather(self, calls: list[list[Ticket]]) -> list[None]:
-        await self._worker.admit([ticket for tickets in calls for ticket in tickets])
+        self._worker.accept([ticket for tickets in calls for ticket in tickets])
         return [None] * len(calls)
+
+    async def forget(self, ids: list[str]) -> None:
+        """Nobody waits for these requests any more; an ingress tells all replicas, not knowing which has them."""
+        self._worker.forget(ids)
 
     async def check_health(self) -> None:
         """Serve asks every `health_check_period_s`, and replaces the replica when this raises.

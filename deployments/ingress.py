@@ -34,7 +34,6 @@ from deployments.web.app import create_app
 from deployments.web.caller import Caller
 
 PROBE_TIMEOUT_S = 2.0  # a readiness probe that takes longer is as good as a no
-PROBE: Work = {"texts": ["ready?"], "hypotheses": ["yes"], "tenant": "probe", "deadline_s": PROBE_TIMEOUT_S}
 HANDLE = "handle"  # the tenant of all handle callers
 
 _log = logging.getLogger("ray.serve")
@@ -49,7 +48,8 @@ class Ingress:
         self._args = args
         self._model = model
         self._in_flight = 0
-        self._joiner = Joiner(classifier.score.remote, dead=RayActorError)
+        self._classifier = classifier
+        self._joiner = Joiner(classifier.score.remote, self._forget, dead=RayActorError)
         if model.fallback:
             _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
 
@@ -95,8 +95,13 @@ class Ingress:
             raise _blame_label(request, error) from None
         return encode(request, outcome, self._model, caller.request_id)
 
+    async def _forget(self, ids: list[str]) -> None:
+        await self._classifier.broadcast("forget", ids).results_async(timeout_s=PROBE_TIMEOUT_S)
+
     async def _probe(self) -> None:
-        await self._score(PROBE)
+        """A text of its own each time, that no cache knows."""
+        text = f"ready? {uuid.uuid4()}"
+        await self._score({"texts": [text], "hypotheses": ["yes"], "tenant": "probe", "deadline_s": PROBE_TIMEOUT_S})
 
     async def _score(self, work: Work) -> Outcome:
         """The classifier's outcome, or a `ServiceError`."""

@@ -145,4 +145,4 @@ class ClassifierConfig(Args):
     """Memory for the results of pairs scored before, 400 bytes each; 0: none."""
 
     share_cache: bool = False
-    """Whether tenants profit from each other's pairs, and so can tell by the time what another has sent."""
+    """Whether tenants share what was scored, and so can tell by the time what another has sent; a tenant is a peer."""

@@ -4,12 +4,13 @@ A `Job` is one request; a `Cell` is one pair that somebody waits for. Equal pair
 they are computed once, and a cell lives as long as any of its jobs does. Whenever the engine is free, `take` gives
 it the pair whose turn it is with companions of its length; what nobody waits for any more is not there to be taken.
 
-Pure: times come in as arguments, in seconds of any monotonic clock; costs are tokens. One caller at a time.
+No clock, no lock, no I/O: times come in as arguments, in seconds of any monotonic clock; costs are tokens.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from .speed import Speed
 
 P = TypeVar("P")
 
+REGROWTH = 1.02  # of the budget after each batch that did fit into memory
 WINDOW = 8  # batches: among that much work, in the order of turns, a batch finds companions of its length
 
 
@@ -100,7 +102,7 @@ class Scheduler(Generic[P]):
         self._live: dict[Job[P], None] = {}  # those with something unknown
         self._numbers = itertools.count()  # of batches
         self._running_tokens = 0
-        self._memory_tokens: int | None = None  # what a batch may have since one did not fit into memory
+        self._memory_tokens = math.inf  # what a batch may have since one did not fit into memory
 
     @property
     def waiting_tokens(self) -> int:
@@ -108,10 +110,18 @@ class Scheduler(Generic[P]):
 
     @property
     def max_batch_tokens(self) -> int:
-        return min(self.limits.max_batch_tokens, self._memory_tokens or self.limits.max_batch_tokens)
+        return int(min(self.limits.max_batch_tokens, self._memory_tokens))
+
+    def limit(self, limits: Limits) -> None:
+        """Take other limits from now on; what memory has taught is forgotten, since it may be what was changed."""
+        self.limits = limits
+        self._memory_tokens = math.inf
 
     def refusal(self, tenant: str, todos: Sequence[Todo[P]], left_s: float) -> Refusal | None:
-        """Whether to let in a job with this much to do and this much time; None: yes."""
+        """Whether to let in a job with this much to do and this much time; None: yes.
+
+        An empty queue lets in everything: what was measured before must not turn away for ever.
+        """
         cost = sum(todo.n_tokens for todo in todos)
         rate = self.speed.tokens_per_s
         if (waiting := self.waiting_tokens) and waiting + cost > self.limits.max_queued_tokens:
@@ -120,10 +130,14 @@ class Scheduler(Generic[P]):
                 f"{waiting:,} tokens are waiting already, at most {self.limits.max_queued_tokens:,}",
                 excess / rate if rate and cost <= self.limits.max_queued_tokens else None,
             )
-        wait_s = self._ahead(tenant, cost) / rate if rate else 0.0
-        if wait_s > left_s:
-            return Refusal(f"the wait would be {wait_s:.1f} s, the deadline is in {left_s:.1f} s", wait_s - left_s)
-        return None
+        before = self._before(tenant, cost)
+        if rate is None or before == 0 or before + cost <= left_s * rate:
+            return None
+        wait_s, own_s = before / rate, cost / rate
+        return Refusal(
+            f"the answer would take {wait_s + own_s:.1f} s, the deadline is in {left_s:.1f} s",
+            self._served_until(tenant, cost, max(0.0, left_s * rate - cost)) / rate,
+        )
 
     def add(self, tenant: str, grid: Sequence[Sequence[Todo[P] | Scored]], deadline: float, now: float) -> Job[P]:
         """Let a job in; it may be done at once, when everything is known."""
@@ -196,6 +210,7 @@ class Scheduler(Generic[P]):
         self._running_tokens = 0
         if whole:
             self.speed = self.speed.after(padded_tokens(batch), seconds)
+            self._memory_tokens *= REGROWTH
         done = []
         for cell, result in zip(batch, results, strict=True):
             cell.result = result
@@ -211,7 +226,7 @@ class Scheduler(Generic[P]):
         return done
 
     def shrink(self, batch: Sequence[Cell[P]]) -> None:
-        """The batch did not fit into memory: take half as much from now on."""
+        """The batch did not fit into memory: take half as much, and then slowly more again."""
         self._memory_tokens = max(1, padded_tokens(batch) // 2)
 
     def _join(self, job: Job[P], todo: Todo[P]) -> Cell[P]:
@@ -265,12 +280,38 @@ class Scheduler(Generic[P]):
             if total >= WINDOW * quantum:
                 return
 
-    def _ahead(self, tenant: str, cost: int) -> int:
-        """Tokens that will be served before the last of a new job of this cost: by turns, not all that waits."""
+    def _before(self, tenant: str, cost: int, served: float = 0.0) -> float:
+        """Tokens that go before a new job of this cost, by turns, once so many more of those here are served."""
         share = max(cost, self.max_batch_tokens)
-        own = sum(min(job.waiting_tokens, share) for job in self._jobs.get(tenant, ()))
-        others = sum(min(tokens, own + cost) for name, tokens in self._waiting_tokens.items() if name != tenant)
-        return self._running_tokens + own + others
+        level = _level([self._running_tokens, *self._waiting_tokens.values()], served)
+        jobs = [job.waiting_tokens for job in self._jobs.get(tenant, ())]
+        own_level = _level(jobs, min(level, sum(jobs)))
+        own = sum(min(max(0.0, tokens - own_level), share) for tokens in jobs)
+        others = sum(
+            min(max(0.0, tokens - level), own + cost) for name, tokens in self._waiting_tokens.items() if name != tenant
+        )
+        return max(0.0, self._running_tokens - level) + own + others
+
+    def _served_until(self, tenant: str, cost: int, before: float) -> float:
+        """Tokens to be served until no more than this goes before a new job; by bisection, to a thousandth."""
+        low, high = 0.0, float(self._running_tokens + self.waiting_tokens)
+        while high - low > max(1.0, high / 1_000):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._before(tenant, cost, middle) <= before else (middle, high)
+        return high
+
+
+def _level(tokens: Sequence[float], served: float) -> float:
+    """How much each of these has had, when so much was served in equal shares to those that still wait."""
+    level = 0.0
+    ordered = sorted(tokens)
+    for i, have in enumerate(ordered):
+        step = (have - level) * (len(ordered) - i)
+        if step >= served:
+            return level + served / (len(ordered) - i)
+        served -= step
+        level = have
+    return level
 
 
 def padded_tokens(cells: Sequence[Cell[P]]) -> int:

@@ -23,6 +23,9 @@ class Work(TypedDict):
     deadline_s: float
     """Seconds left when it was sent; after that nobody waits for it."""
 
+    id: NotRequired[str]
+    """By which it can be called off while it waits."""
+
 
 class Outcome(TypedDict):
     """The logits of one `Work`."""

@@ -48,13 +48,14 @@ def tokenise(engine: Engine, texts: Sequence[str], hypotheses: Sequence[str]) ->
 def run(engine: Engine, pairs: Sequence[Pair]) -> Run:
     """Run a batch, equal pairs once; where it fails, halve it until the bad pairs stand alone."""
     started = time.perf_counter()
-    failures: list[Exception] = []
+    whole, out_of_memory = True, False
 
     def logits(batch: Sequence[Pair]) -> list[FloatArray]:
+        nonlocal whole, out_of_memory
         try:
             return list(engine.logits(batch))
         except Exception as error:
-            failures.append(error)
+            whole, out_of_memory = False, out_of_memory or isinstance(error, OutOfMemory)
             raise
 
     distinct = list(dict.fromkeys(pairs))
@@ -65,8 +66,8 @@ def run(engine: Engine, pairs: Sequence[Pair]) -> Run:
         _log.error("the engine failed on %d of %d pairs", len(bad), len(pairs), exc_info=bad[0])
     return Run(
         results=results,
-        whole=not failures and not bad,
-        out_of_memory=any(isinstance(failure, OutOfMemory) for failure in failures),
+        whole=whole and not bad,
+        out_of_memory=out_of_memory,
         seconds=time.perf_counter() - started,
     )
 

@@ -17,7 +17,8 @@ from .protocol import Pair
 from .refusal import StartRefused
 
 Ids = tuple[int, ...]
-KEPT_HYPOTHESES = 4_096  # strings of a few hundred bytes, mostly
+KEPT_HYPOTHESES = 4_096  # of a kilobyte or so, with their ids; those not used for longest go first
+MAX_IDS = 8_192  # of one string; no hypothesis has more, and no model takes as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,11 @@ class Tokens:
         self.frame = _probe(self._backend)
 
     def encode(self, strings: Sequence[str]) -> dict[str, Ids]:
-        """Ids of each distinct string, without special tokens, uncut."""
+        """Ids of each distinct string, without special tokens; of a very long one, more than the model takes."""
         distinct = list(dict.fromkeys(strings))
         encodings = self._backend.encode_batch_fast(distinct, add_special_tokens=False)
+        for encoding in encodings:  # before the ids become Python objects, under Python's lock
+            encoding.truncate(max(MAX_IDS, self.max_tokens + 1), direction="left" if self._cut_left else "right")
         return {string: tuple(encoding.ids) for string, encoding in zip(distinct, encodings, strict=True)}
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
@@ -82,7 +85,7 @@ class Tokens:
         Raises:
             HypothesisTooLong: one has more than `longest` tokens.
         """
-        known = {hypothesis: self._kept[hypothesis] for hypothesis in hypotheses if hypothesis in self._kept}
+        known = {hypothesis: self._kept.pop(hypothesis) for hypothesis in hypotheses if hypothesis in self._kept}
         ids = self.encode([string for string in (*texts, *hypotheses) if string not in known]) | known
         for i, hypothesis in enumerate(hypotheses):
             if len(ids[hypothesis]) > longest:

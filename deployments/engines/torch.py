@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,12 +88,16 @@ class TorchEngine:
 
 @contextmanager
 def memory_watched() -> Iterator[None]:
-    """Torch's word for a full device is ours; what the failed run held is given back."""
+    """Torch's word for a full device is ours; what the failed run held is given back before the next one."""
+    message = None
     try:
         yield
     except torch.OutOfMemoryError as error:
+        message = str(error)
+        traceback.clear_frames(error.__traceback__)  # its frames hold the activations
+    if message is not None:  # outside the handler, so that no traceback hangs on what is raised
         torch.cuda.empty_cache()
-        raise OutOfMemory(str(error)) from None
+        raise OutOfMemory(message)
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:

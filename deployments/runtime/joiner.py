@@ -8,21 +8,26 @@ returns with its slowest item, hence who has much under way does not travel with
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
-from deployments.contract.errors import from_wire
+from deployments.contract.errors import Unavailable, from_wire
 from deployments.core.work import Outcome, Reply, Work
 
 MAX_ITEMS = 64  # of one call
 MAX_BYTES = 1 << 20  # of one call, as UTF-8: handles in throughput mode fail above 4 MiB
-MAX_TOKENS = 1_024  # of one call, estimated: one engine batch; a larger request travels alone
+MAX_TOKENS = 1_024  # of one call, estimated: a batch as it is configured for a CPU; a larger request travels alone
 BYTES_PER_TOKEN = 4  # of English text, roughly
 MIN_CALLS = 4  # that many may be under way before anything is held: with one the engine starves
 HOLD_S = 0.002
+FORGET_S = 0.02  # between two messages about requests whose callers are gone
 
 
 class Call(Protocol):
@@ -52,16 +57,20 @@ class Joiner:
 
     Args:
         send: starts a call with several requests.
+        forget: tells the classifier by their ids which requests nobody waits for any more.
         dead: what a call raises when its replica has died; its requests are sent once more.
     """
 
     def __init__(
         self,
         send: Callable[[list[Work]], Call],
+        forget: Callable[[list[str]], Awaitable[object]],
         dead: type[Exception],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
+        self._forget = forget
+        self._gone: list[str] = []  # ids to be forgotten
         self._dead = dead
         self._clock = clock
         self._held: defaultdict[str, list[_Item]] = defaultdict(list)  # by group
@@ -91,7 +100,7 @@ class Joiner:
         texts, hypotheses = (sum(len(s.encode()) for s in work[key]) for key in ("texts", "hypotheses"))
         pairs_bytes = texts * len(work["hypotheses"]) + hypotheses * len(work["texts"])
         return _Item(
-            work=work,
+            work={**work, "id": uuid.uuid4().hex},
             deadline=self._clock() + work["deadline_s"],
             reply=asyncio.get_running_loop().create_future(),
             size=texts + hypotheses,
@@ -116,7 +125,7 @@ class Joiner:
                 self._start(call)
 
     def _start(self, items: list[_Item]) -> None:
-        task = asyncio.create_task(self._call(items))
+        task = _apart(self._call(items))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
@@ -124,22 +133,54 @@ class Joiner:
         now = self._clock()
         try:
             call = self._send([{**item.work, "deadline_s": item.deadline - now} for item in items])
-            _cancel_when_all_are_gone(call, items)
+            self._follow(call, items)
             replies = await call
             for item, reply in zip(items, replies, strict=True):
                 _settle(item, from_wire(reply["error"]) if "error" in reply else reply["outcome"])
         except self._dead as error:
             self._again(items, error)
+        except asyncio.CancelledError:
+            self._again(items, Unavailable("the call to the model was cancelled; try again"))
+            raise
         except Exception as error:
             for item in items:
                 _settle(item, error)
+
+    def _follow(self, call: Call, items: Sequence[_Item]) -> None:
+        """Call off what nobody waits for: the whole call once all of it are gone, which default mode would not."""
+        waiting = len(items)
+
+        def leave(item: _Item, reply: asyncio.Future[Outcome]) -> None:
+            nonlocal waiting
+            if not reply.cancelled():
+                return
+            waiting -= 1
+            if waiting == 0:
+                call.cancel()
+            else:
+                self._call_off(item.work["id"])
+
+        for item in items:
+            item.reply.add_done_callback(partial(leave, item))
+
+    def _call_off(self, id: str) -> None:
+        """Several at a time: to tell all replicas is dear."""
+        self._gone.append(id)
+        if len(self._gone) == 1:
+            loop = asyncio.get_running_loop()
+            loop.call_later(FORGET_S, lambda: _apart(self._tell()), context=contextvars.Context())
+
+    async def _tell(self) -> None:
+        gone, self._gone = self._gone, []
+        with suppress(Exception):  # a hint, without which the deadline does the work
+            await self._forget(gone)
 
     def _again(self, items: list[_Item], error: Exception) -> None:
         """Classification is idempotent: ask once more, each alone, so that what kills a replica does so alone."""
         for item in items:
             if item.tried:
                 _settle(item, error)
-            elif not item.reply.done():
+            elif not item.reply.done():  # somebody waits for it still
                 item.tried = True
                 self._start([item])
 
@@ -158,18 +199,9 @@ def _cut(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         yield call
 
 
-def _cancel_when_all_are_gone(call: Call, items: Sequence[_Item]) -> None:
-    """Serve's default mode leaves the classifier's work running otherwise."""
-    waiting = len(items)
-
-    def leave(reply: asyncio.Future[Outcome]) -> None:
-        nonlocal waiting
-        waiting -= reply.cancelled()
-        if waiting == 0:
-            call.cancel()
-
-    for item in items:
-        item.reply.add_done_callback(leave)
+def _apart(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """In a context of its own: Serve cancels all that was sent in the context of a caller who hangs up."""
+    return asyncio.create_task(coroutine, context=contextvars.Context())
 
 
 def _settle(item: _Item, result: Outcome | Exception) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from deployments.contract.args import ClassifierConfig
-from deployments.contract.errors import DeadlineExceeded, ServiceError, Unavailable, to_wire
+from deployments.contract.errors import DeadlineExceeded, EngineFailed, ServiceError, Unavailable, to_wire
 from deployments.core.batching import Err, Ok
 from deployments.core.cache import Digests, PairCache, Scored
 from deployments.core.scheduler import Cell, Job, Limits, Scheduler, Todo
@@ -25,6 +26,9 @@ from deployments.engines.protocol import Engine, Pair
 from deployments.engines.run import Run, run, tokenise
 
 _log = logging.getLogger("ray.serve")
+
+PIECE_CHARS = 50_000  # of texts tokenised at a time: some 50 ms
+MAX_FAILED_RUNS = 20  # in a row, without one good pair: a device that is lost, and no poisoned text
 
 
 class Unhealthy(Exception):
@@ -58,11 +62,11 @@ class _Arrival:
     pairs: list[list[Pair]] = field(default_factory=list)
     """A row for each of `texts`, once they are tokenised."""
 
-    def grid(self) -> list[list[Scored | Todo[Pair]]]:
-        """One row per text of the request."""
+    def grid(self, cache: PairCache) -> list[list[Scored | Todo[Pair]]]:
+        """One row per text of the request; the cache may know more by now."""
         pairs = dict(zip(self.texts, self.pairs, strict=True))
         return [
-            [self.known.get(key) or _todo(key, pairs[text][i]) for i, key in enumerate(row)]
+            [self.known.get(key) or cache.get(key) or _todo(key, pairs[text][i]) for i, key in enumerate(row)]
             for text, row in zip(self.ticket.work["texts"], self.keys, strict=True)
         ]
 
@@ -89,32 +93,48 @@ class Worker:
         self._work_waits = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._run_since: float | None = None
+        self._tokenising_since: float | None = None
+        self._failed_runs = 0
+        self._admissions: set[asyncio.Task[None]] = set()
+        self._by_id: dict[str, Ticket] = {}  # those without a reply
 
     def configure(self, config: ClassifierConfig) -> None:
         """Take other limits from now on; what waits stays."""
         self._config = config
-        self._scheduler.limits = _limits(config)
+        self._scheduler.limit(_limits(config))
         self._cache.resize(config.max_cache_bytes)
 
     def ticket(self, work: Work) -> Ticket:
         """For a request that has just arrived."""
-        return Ticket(work, self._clock(), asyncio.get_running_loop().create_future())
+        ticket = Ticket(work, self._clock(), asyncio.get_running_loop().create_future())
+        if id := work.get("id"):
+            self._by_id[id] = ticket
+            ticket.reply.add_done_callback(lambda _: self._by_id.pop(id, None))
+        return ticket
+
+    def accept(self, tickets: Sequence[Ticket]) -> None:
+        """Take requests over; each ticket's reply comes by itself. A large one keeps no other waiting."""
+        large = [ticket for ticket in tickets if _n_chars(ticket.work) > PIECE_CHARS]
+        small = [ticket for ticket in tickets if ticket not in large]
+        for group in ([small] if small else []) + [[ticket] for ticket in large]:
+            task = asyncio.create_task(self.admit(group))
+            self._admissions.add(task)
+            task.add_done_callback(self._admissions.discard)
 
     async def admit(self, tickets: Sequence[Ticket]) -> None:
-        """Queue requests; each ticket's reply comes by itself. Never raises, whatever is in them."""
+        """Queue requests; what is wrong with one becomes its reply, and nobody else's."""
         self._start()
-        arrivals = [self._look_up(ticket) for ticket in tickets if self._is_live(ticket)]
-        unknown = [arrival for arrival in arrivals if arrival.texts]
-        if unknown:
-            found = await asyncio.get_running_loop().run_in_executor(self._tokeniser, self._tokenise, unknown)
-            for arrival, pairs in zip(unknown, found, strict=True):
-                if isinstance(pairs, Ok):
-                    arrival.pairs = pairs.value
-                elif self._is_live(arrival.ticket):
-                    arrival.ticket.reply.set_exception(pairs.error)
+        arrivals = []
+        for ticket in tickets:
+            with _answering(ticket):
+                if self._is_live(ticket):
+                    arrivals.append(self._look_up(ticket))
+        for piece in _pieces(arrivals):
+            await self._tokenise([(arrival, texts) for arrival, texts in piece if self._is_live(arrival.ticket)])
         for arrival in arrivals:
-            if self._is_live(arrival.ticket):
-                self._enter(arrival)
+            with _answering(arrival.ticket):
+                if self._is_live(arrival.ticket):
+                    self._enter(arrival)
         self._work_waits.set()
         if self._loop and self._loop.done():
             self._turn_away()
@@ -130,15 +150,28 @@ class Worker:
         """Nobody waits for these: what has not reached the engine never will, unless others wait for it too."""
         for ticket in tickets:
             ticket.reply.cancel()
-            if ticket.job is not None and self._tickets.pop(ticket.job, None) is not None:
-                self._scheduler.drop(ticket.job)
+            self._drop(ticket)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """As `cancel`, for requests of a call in which others still wait; unknown ids are none of ours."""
+        for ticket in [self._by_id[one] for one in ids if one in self._by_id]:
+            if not ticket.reply.done():
+                ticket.reply.set_exception(Unavailable("nobody waited for this request any more"))
+                self._drop(ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        if ticket.job is not None and self._tickets.pop(ticket.job, None) is not None:
+            self._scheduler.drop(ticket.job)
 
     def check(self) -> None:
         """Raise `Unhealthy` when the queue is not served any more."""
         if self._loop is not None and self._loop.done():
             raise Unhealthy("the loop that feeds the engine has ended")
-        if self._run_since is not None and (ran_s := self._clock() - self._run_since) > self._config.max_batch_s:
-            raise Unhealthy(f"the engine has been running one batch for {ran_s:.0f} s")
+        for since, what in ((self._run_since, "running one batch"), (self._tokenising_since, "tokenising one piece")):
+            if since is not None and (ran_s := self._clock() - since) > self._config.max_batch_s:
+                raise Unhealthy(f"the engine has been {what} for {ran_s:.0f} s")
+        if self._failed_runs >= MAX_FAILED_RUNS:
+            raise Unhealthy(f"the engine has failed on every pair of its last {self._failed_runs} batches")
 
     def _start(self) -> None:
         """On the first request, since only then there is a running loop."""
@@ -162,15 +195,34 @@ class Worker:
         texts = [text for text, row in rows if any(key not in known for key in row)]
         return _Arrival(ticket, keys, known, texts)
 
-    def _tokenise(self, arrivals: Sequence[_Arrival]) -> list[Ok[list[list[Pair]]] | Err]:
-        return [tokenise(self._engine, one.texts, one.ticket.work["hypotheses"]) for one in arrivals]
+    async def _tokenise(self, piece: Sequence[tuple[_Arrival, list[str]]]) -> None:
+        """Add the pairs of these texts to their arrivals."""
+
+        def tokenise_all() -> list[Ok[list[list[Pair]]] | Err]:
+            self._tokenising_since = self._clock()
+            try:
+                return [tokenise(self._engine, texts, one.ticket.work["hypotheses"]) for one, texts in piece]
+            finally:
+                self._tokenising_since = None
+
+        if not piece:
+            return
+        found = await asyncio.get_running_loop().run_in_executor(self._tokeniser, tokenise_all)
+        for (arrival, _), pairs in zip(piece, found, strict=True):
+            if isinstance(pairs, Ok):
+                arrival.pairs += pairs.value
+            elif self._is_live(arrival.ticket):
+                arrival.ticket.reply.set_exception(pairs.error)
 
     def _enter(self, arrival: _Arrival) -> None:
-        ticket, grid, now = arrival.ticket, arrival.grid(), self._clock()
+        ticket, grid = arrival.ticket, arrival.grid(self._cache)
         todos = [one for row in grid for one in row if isinstance(one, Todo)]
-        if refusal := self._scheduler.refusal(ticket.work["tenant"], todos, ticket.deadline - now):
-            ticket.reply.set_exception(Unavailable(f"{refusal.reason}; try again later", refusal.retry_after_s))
-            return
+        now = self._clock()
+        tenant, left_s = ticket.work["tenant"], ticket.deadline - now
+        if self._scheduler.refusal(tenant, todos, left_s):
+            self._expire(now)  # who waits in vain turns nobody away
+        if refusal := self._scheduler.refusal(tenant, todos, left_s):
+            raise Unavailable(f"{refusal.reason}; try again later", refusal.retry_after_s)
         job = self._scheduler.add(ticket.work["tenant"], grid, ticket.deadline, ticket.arrived)
         if job.unknown:
             ticket.job = job
@@ -189,9 +241,12 @@ class Worker:
 
     def _next(self) -> list[Cell[Pair]]:
         now = self._clock()
+        self._expire(now)
+        return self._scheduler.take(now)
+
+    def _expire(self, now: float) -> None:
         for job in self._scheduler.expired(now):
             self._settle(job, DeadlineExceeded())
-        return self._scheduler.take(now)
 
     async def _run(self, batch: Sequence[Cell[Pair]]) -> Run:
         self._run_since = self._clock()
@@ -205,6 +260,7 @@ class Worker:
         if ran.out_of_memory:
             self._scheduler.shrink(batch)
             _log.warning("out of memory: batches of %d tokens from now on", self._scheduler.max_batch_tokens)
+        self._failed_runs = 0 if any(isinstance(one, Scored) for one in ran.results) else self._failed_runs + 1
         now = self._clock()
         for job in self._scheduler.complete(batch, ran.results, ran.seconds, whole=ran.whole):
             self._settle(job, _outcome(job, now))
@@ -226,6 +282,40 @@ class Worker:
     def _turn_away(self) -> None:
         for job in list(self._tickets):
             self._settle(job, Unavailable("this replica of the model has failed; try again"))
+
+
+@contextmanager
+def _answering(ticket: Ticket) -> Iterator[None]:
+    """Whatever is raised is the reply to this request alone."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ServiceError):
+            _log.exception("a request could not be queued")
+            error = EngineFailed("the request could not be queued; the server's log says why")
+        if not ticket.reply.done():
+            ticket.reply.set_exception(error)
+
+
+def _pieces(arrivals: Sequence[_Arrival]) -> Iterator[list[tuple[_Arrival, list[str]]]]:
+    """What is tokenised at a time: between two pieces of a large request, others have their turn."""
+    piece: list[tuple[_Arrival, list[str]]] = []
+    n_chars = 0
+    for arrival in arrivals:
+        for text in arrival.texts:
+            if n_chars > PIECE_CHARS:
+                yield piece
+                piece, n_chars = [], 0
+            if not piece or piece[-1][0] is not arrival:
+                piece.append((arrival, []))
+            piece[-1][1].append(text)
+            n_chars += len(text)
+    if piece:
+        yield piece
+
+
+def _n_chars(work: Work) -> int:
+    return sum(len(text) for text in work["texts"])
 
 
 def _limits(config: ClassifierConfig) -> Limits:

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
 
 from deployments.contract import errors
-from deployments.contract.errors import FieldError, HypothesisTooLong, InvalidRequest, ServiceError
+from deployments.contract.errors import (
+    FieldError,
+    HypothesisTooLong,
+    InvalidRequest,
+    ServiceError,
+    Unavailable,
+    from_wire,
+    to_wire,
+)
 
 
 def _all(root: type[ServiceError]) -> list[type[ServiceError]]:
@@ -37,3 +46,19 @@ def test_is_named_with_its_status_in_the_tree_that_heads_the_file(cls: type[Serv
 
 def test_an_invalid_request_says_every_field() -> None:
     assert str(_example(InvalidRequest)) == "/labels/3: is blank; too many"
+
+
+@pytest.mark.parametrize("cls", [Unavailable, HypothesisTooLong, ServiceError])
+def test_travels_as_plain_values(cls: type[ServiceError]) -> None:
+    error = _example(cls)
+
+    copy = from_wire(json.loads(json.dumps(to_wire(error))))
+
+    assert (type(copy), copy.args, str(copy)) == (cls, error.args, str(error))
+
+
+@pytest.mark.parametrize("value", [{"class": "OfTomorrow", "args": []}, {"class": "HypothesisTooLong", "args": [1]}])
+def test_an_error_of_another_version_keeps_its_message(value: dict[str, object]) -> None:
+    error = from_wire({**value, "detail": "what it says"})
+
+    assert (type(error), str(error)) == (ServiceError, "what it says")

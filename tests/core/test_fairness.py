@@ -70,6 +70,17 @@ def test_a_stream_of_newcomers_cannot_starve_a_list() -> None:
     assert 80 <= served <= 120
 
 
+def test_who_joins_during_a_batch_comes_before_those_in_it() -> None:
+    turns: Turns[str] = Turns()
+    turns.join("list")
+    for _ in range(5):
+        turns.charge("list", 20, batch=1)
+
+    turns.join("short")
+
+    assert turns._tags == {"list": 100, "short": 0}
+
+
 def test_who_leaves_is_forgotten() -> None:
     turns: Turns[str] = Turns()
     turns.join("a")

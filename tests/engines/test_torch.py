@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
+from deployments.core.cache import Scored
 from deployments.engines.refusal import StartRefused
+from deployments.engines.run import run
 from deployments.engines.torch import Device, TorchEngine, _load, pad, prepare
 from tests.tiny import save_roberta
 
@@ -123,3 +126,28 @@ def test_a_share_of_a_gpu_is_a_share_of_its_memory(
 
     assert prepare(Device("cuda", fraction)) == torch.device("cuda")
     assert set_to == limits
+
+
+def test_what_a_run_that_ended_the_memory_held_is_gone_before_the_next_run(
+    roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine(roberta, "fp32", Device("cpu"))
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    forward = engine._model.forward
+
+    def limited(**inputs: torch.Tensor) -> object:
+        alive.append(sum(ref() is not None for ref in held))
+        activation = torch.zeros(8)
+        held.append(weakref.ref(activation))
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**inputs)
+
+    monkeypatch.setattr(engine._model, "forward", limited)
+
+    ran = run(engine, [row[0] for row in engine.pairs([f"text {i}" for i in range(16)], ["refund"])])
+
+    assert ran.out_of_memory
+    assert all(isinstance(result, Scored) for result in ran.results)
+    assert set(alive) == {0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.serve.conftest import QUICK, SMALL, raw_request
+from tests.serve.conftest import QUICK, SMALL, load, raw_request
 from tests.serve.stand_ins import Record
 
 from .conftest import FAST, ROOT, Started, free_port, starter, wait_until
@@ -100,15 +101,16 @@ def _mode_is_on(service: Service) -> None:
     assert all(p.environ()["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" for p in replicas)
 
 
-def test_batches_grow_with_the_callers(service: Service) -> None:
+@pytest.mark.parametrize(("callers", "least", "most"), [(1, 1, 1), (8, 2.5, 8), (64, 24, 64)])
+def test_batches_grow_with_the_callers(service: Service, callers: int, least: float, most: float) -> None:
     before = len(service.record.batches)
+    requests = [raw_request({"text": f"{callers} {i}", "labels": ["yes"]}) for i in range(40 * callers)]
 
-    with ThreadPoolExecutor(64) as pool:
-        list(pool.map(lambda i: service.ask(f"text {i}", LABELS).raise_for_status(), range(960)))
+    asyncio.run(load(httpx2.URL(service.started.url), callers, requests))
 
-    sizes = [len(batch) for batch in service.record.batches[before:]]
-    assert statistics.mean(sizes) >= 24, sizes
-    assert statistics.median(sizes) >= 24, sizes
+    sizes = [len(batch) for batch in service.record.batches[before:]]  # a pair is a request here
+    assert least <= statistics.mean(sizes) <= most, sizes
+    assert least <= statistics.median(sizes) <= most, sizes
 
 
 def _busy(service: Service, pool: ThreadPoolExecutor) -> Future[httpx2.Response]:
@@ -187,6 +189,24 @@ def test_of_200_http_callers_who_hang_up_none_reaches_the_engine_past_the_deadli
             connection.close()
 
         assert _settled(service, slow, word) <= most
+
+
+def test_who_stays_is_answered_though_every_second_of_a_call_hangs_up(service: Service) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        slow = _busy(service, pool)
+        sockets = service.connect(40)
+        for i, connection in enumerate(sockets):
+            word = "leaves" if i % 2 == 0 else "stays"
+            connection.sendall(raw_request({"text": f"{word} {i}", "labels": ["yes"]}))
+        wait_until(lambda: _arrived(service, "leaves") + _arrived(service, "stays") == 40, 20)
+        for connection in sockets[::2]:
+            connection.close()
+        answers = [connection.recv(65_536) for connection in sockets[1::2]]
+        for connection in sockets[1::2]:
+            connection.close()
+
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
+        assert _settled(service, slow, "leaves") == 0
 
 
 def test_too_many_requests_in_flight_are_refused_in_our_own_words(service: Service) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deployments.contract.errors import EngineFailed, HypothesisTooLong, to_wire
+from deployments.contract.errors import EngineFailed, HypothesisTooLong, Unavailable, to_wire
 from deployments.core.work import Outcome, Reply, Work
 from deployments.runtime import joiner as module
 from deployments.runtime.joiner import MIN_CALLS, Joiner
@@ -51,6 +52,10 @@ class Classifier:
 
     def __init__(self) -> None:
         self.calls: list[Sent] = []
+        self.forgotten: list[str] = []
+
+    async def forget(self, ids: list[str]) -> None:
+        self.forgotten += ids
 
     def send(self, works: list[Work]) -> Sent:
         self.calls.append(Sent(works))
@@ -76,7 +81,7 @@ def classifier() -> Classifier:
 
 @pytest.fixture
 def joiner(classifier: Classifier) -> Joiner:
-    return Joiner(classifier.send, dead=Dead)
+    return Joiner(classifier.send, classifier.forget, dead=Dead)
 
 
 def _ask(joiner: Joiner, *texts: str, **options: Any) -> list[asyncio.Task[Outcome]]:
@@ -84,11 +89,15 @@ def _ask(joiner: Joiner, *texts: str, **options: Any) -> list[asyncio.Task[Outco
 
 
 async def _sent(classifier: Classifier, n: int) -> list[Sent]:
-    deadline = time.monotonic() + 10
-    while sum(len(call.works) for call in classifier.calls) < n:
-        assert time.monotonic() < deadline, classifier.calls
-        await asyncio.sleep(0.001)
+    await _until(lambda: sum(len(call.works) for call in classifier.calls) >= n)
     return classifier.calls
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
 
 
 async def test_what_arrives_together_travels_together_and_each_gets_its_own(
@@ -132,7 +141,7 @@ async def test_a_call_holds_64_items_a_mebibyte_and_a_batch_of_work_at_most(
 
     classifier.calls.clear()
     monkeypatch.setattr(module, "MAX_BYTES", 1_000)
-    tasks += _ask(joiner, *("x" * 400 for _ in range(5)), tenant="c")
+    tasks += _ask(joiner, *("ü" * 200 for _ in range(5)), tenant="c")  # 400 bytes each
     await _sent(classifier, 5)
     assert [len(call.works) for call in classifier.calls] == [2, 2, 1]
     for task in tasks:
@@ -212,7 +221,7 @@ async def test_a_call_that_cannot_be_made_leaves_nobody_waiting() -> None:
     def send(works: list[Work]) -> Sent:
         raise RuntimeError("no router")
 
-    (task,) = _ask(Joiner(send, dead=Dead), "a")
+    (task,) = _ask(Joiner(send, Classifier().forget, dead=Dead), "a")
 
     with pytest.raises(RuntimeError, match="no router"):
         await asyncio.wait_for(task, 5)
@@ -231,19 +240,95 @@ async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(
     assert isinstance(results[1], Exception)
 
 
-async def test_a_call_is_cancelled_when_all_in_it_are_gone_and_not_before(
+async def test_who_leaves_a_call_is_called_off_and_the_call_when_all_have_left(
     joiner: Joiner, classifier: Classifier
 ) -> None:
-    first, second = _ask(joiner, "a", "b")
-    (call,) = await _sent(classifier, 2)
+    first, second, third = _ask(joiner, "a", "b", "c")
+    (call,) = await _sent(classifier, 3)
 
     first.cancel()
-    await asyncio.wait([first])
-    assert not call.cancelled
     second.cancel()
-    await asyncio.wait([second])
+    await asyncio.wait([first, second])
+    await _until(lambda: len(classifier.forgotten) == 2)
+    assert classifier.forgotten == [one["id"] for one in call.works[:2]]
+    assert not call.cancelled
+    third.cancel()
+    await asyncio.wait([third])
 
     assert call.cancelled
+    assert len(classifier.forgotten) == 2
+
+
+async def test_that_the_classifier_cannot_be_told_hurts_nobody(classifier: Classifier) -> None:
+    async def fails(ids: list[str]) -> None:
+        classifier.forgotten += ids
+        raise RuntimeError("no replica")
+
+    joiner = Joiner(classifier.send, fails, dead=Dead)
+    gone, kept = _ask(joiner, "gone", "kept")
+    (call,) = await _sent(classifier, 2)
+
+    gone.cancel()
+    await _until(lambda: bool(classifier.forgotten))
+    call.answer()
+
+    assert (await kept)["tokens"] == 4
+
+
+async def test_a_call_that_is_cancelled_from_elsewhere_is_made_again_for_those_who_wait(
+    joiner: Joiner, classifier: Classifier
+) -> None:
+    gone, kept = _ask(joiner, "gone", "kept")
+    (call,) = await _sent(classifier, 2)
+    gone.cancel()
+    await asyncio.wait([gone])
+
+    call.future.cancel()  # as Ray does to what a cancelled request has sent
+    await _sent(classifier, 3)
+    assert classifier.calls[1].texts == ["kept"]
+    classifier.calls[1].future.cancel()
+
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(kept, 5)
+
+
+async def test_a_call_knows_nothing_of_the_caller_in_whose_time_it_is_made(classifier: Classifier) -> None:
+    caller = contextvars.ContextVar("caller", default="nobody")
+    seen: list[str] = []
+
+    def send(works: list[Work]) -> Sent:
+        seen.append(caller.get())
+        return classifier.send(works)
+
+    caller.set("the first")
+    joiner = Joiner(send, classifier.forget, dead=Dead)
+    tasks = _ask(joiner, "a") + _ask(joiner, "x" * 10_000)
+    for call in await _sent(classifier, 2):
+        call.answer()
+    await asyncio.gather(*tasks)
+
+    assert seen == ["nobody", "nobody"]
+
+
+async def test_while_calls_are_under_way_what_follows_shortly_travels_together(
+    joiner: Joiner, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HOLD_S", 0.05)
+    tasks = []
+    for i in range(MIN_CALLS + 1):
+        tasks += _ask(joiner, f"text{i}")
+        await asyncio.sleep(0.005)
+    tasks += _ask(joiner, "more")
+    await _sent(classifier, MIN_CALLS + 2)
+
+    assert [call.texts for call in classifier.calls] == [
+        *([f"text{i}"] for i in range(MIN_CALLS)),
+        [f"text{MIN_CALLS}", "more"],
+    ]
+    for call in classifier.calls:
+        call.answer()
+    await asyncio.gather(*tasks)
+    assert not joiner._calls
 
 
 async def test_who_is_gone_before_the_sending_is_not_sent(joiner: Joiner, classifier: Classifier) -> None:
@@ -260,7 +345,7 @@ async def test_who_is_gone_before_the_sending_is_not_sent(joiner: Joiner, classi
 
 async def test_the_deadline_that_travels_is_what_is_left_of_it(classifier: Classifier) -> None:
     now = 100.0
-    joiner = Joiner(classifier.send, dead=Dead, clock=lambda: now)
+    joiner = Joiner(classifier.send, classifier.forget, dead=Dead, clock=lambda: now)
     (task,) = _ask(joiner, "a", deadline_s=7.0)
     await asyncio.sleep(0)
 

@@ -6,18 +6,35 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deployments.contract.args import ClassifierConfig
+from deployments.core.cache import Scored
 from deployments.core.work import Reply, Work
 from deployments.engines.fake import FakeEngine
 from deployments.engines.protocol import FloatArray, OutOfMemory, Pair
-from deployments.runtime.worker import Ticket, Unhealthy, Worker
+from deployments.runtime.worker import MAX_FAILED_RUNS, Ticket, Unhealthy, Worker
 from tests.asking import ask, outcome, work, worker
 
 DEADLINE_S = 20.0
+
+
+class SlowTokeniser(FakeEngine):
+    """Tokenises a text that says "slow" only when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Semaphore(0)
+        self.begun: list[str] = []
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        self.begun += texts
+        if any(text.startswith("slow") for text in texts):
+            assert self.gate.acquire(timeout=DEADLINE_S)
+        return super().pairs(texts, hypotheses)
 
 
 class Gated(FakeEngine):
@@ -95,7 +112,7 @@ async def test_usage_and_truncation_are_the_same_known_or_not() -> None:
 
 
 async def test_a_known_pair_is_neither_tokenised_nor_run_again() -> None:
-    engine, service = Gated(), worker(FakeEngine())
+    engine = Gated()
     engine.open()
     service = worker(engine)
     await ask(service, work("one", "two"))
@@ -319,3 +336,169 @@ async def test_under_random_arrivals_and_cancellations_everybody_gets_his_own(se
 
     assert service._tickets == {}
     assert service._scheduler.waiting_tokens == 0
+
+
+async def test_a_request_that_is_cancelled_or_late_while_it_is_tokenised_is_not_queued() -> None:
+    now = 0.0
+    engine = SlowTokeniser()
+    service = Worker(engine, ClassifierConfig(), b"s", clock=lambda: now)
+    gone, late = (service.ticket(work(f"slow {i}", deadline_s=5)) for i in range(2))
+    admission = asyncio.create_task(service.admit([gone, late]))
+    await _until(lambda: bool(engine.begun))
+
+    service.cancel([gone])
+    now = 6.0
+    engine.gate.release(2)
+    await admission
+
+    assert service._scheduler.waiting_tokens == 0
+    assert (await service.reply(late)).get("error", {}).get("class") == "DeadlineExceeded"
+
+
+async def test_a_large_request_keeps_nobody_waiting_while_it_is_tokenised() -> None:
+    engine = SlowTokeniser()
+    service = worker(engine)
+    large = service.ticket(work(*(f"text {i} {'x' * 30_000}" for i in range(6)), "slow", hypotheses=["a"]))
+    small = service.ticket(work("small"))
+
+    service.accept([large, small])
+    assert outcome(await service.reply(small))["failed"] == [False]
+    assert not large.reply.done()
+
+    await _until(lambda: "slow" in engine.begun)
+    other = service.ticket(work("other"))
+    service.accept([other])
+    engine.gate.release()
+    assert outcome(await service.reply(large))["failed"] == [False] * 7
+    assert outcome(await service.reply(other))["failed"] == [False]
+    assert not service._admissions
+
+
+async def test_a_large_request_is_tokenised_in_pieces_between_which_it_can_be_cancelled() -> None:
+    engine = SlowTokeniser()
+    service = worker(engine)
+    texts = ["slow " + "x" * 60_000, *(f"text {i} {'x' * 60_000}" for i in range(5))]
+    ticket = service.ticket(work(*texts))
+    service.accept([ticket])
+    await _until(lambda: bool(engine.begun))
+
+    service.cancel([ticket])
+    engine.gate.release()
+    await _until(lambda: not service._admissions)
+
+    assert engine.begun == texts[:1]
+
+
+async def test_what_is_wrong_with_one_request_is_nobody_elses_error() -> None:
+    broken: Any = {"texts": ["a"], "hypotheses": ["b"], "deadline_s": 5.0}  # of another version: no tenant
+
+    first, second, third = await ask(worker(FakeEngine()), work("good"), broken, work("fine"))
+
+    assert outcome(first)["failed"] == outcome(third)["failed"] == [False]
+    assert second.get("error", {}).get("class") == "EngineFailed"
+
+
+async def test_a_request_is_called_off_by_its_id_and_its_neighbours_are_not() -> None:
+    engine = Gated()
+    service = worker(engine)
+    busy = await _busy(engine, service)
+    gone, kept = await _admit(service, {**work("gone"), "id": "1"}, {**work("kept"), "id": "2"})
+
+    service.forget(["1", "unknown"])
+    engine.open()
+
+    assert outcome(await service.reply(kept))["failed"] == [False]
+    assert (await service.reply(gone)).get("error", {}).get("class") == "Unavailable"
+    assert engine.n_pairs == 4
+    assert not service._by_id
+    await busy
+
+
+async def test_other_tenants_pairs_and_longer_runs_are_allowed_when_the_config_says_so() -> None:
+    now = 0.0
+    engine = Gated()
+    service = Worker(engine, ClassifierConfig(max_batch_s=60), b"s", clock=lambda: now)
+    busy = await _busy(engine, service)
+    now = 61.0
+
+    service.configure(ClassifierConfig(max_batch_s=100, share_cache=True))
+    service.check()
+    engine.open()
+    await busy
+    await ask(service, work("one", tenant="a"))
+    await ask(service, work("one", tenant="b"))
+
+    assert engine.n_pairs == 4
+
+
+async def test_an_engine_that_fails_on_everything_is_unhealthy_until_it_succeeds() -> None:
+    class Lost(FakeEngine):
+        lost = True
+
+        def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+            if self.lost:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            return super().logits(pairs)
+
+    engine = Lost()
+    service = worker(engine)
+    for i in range(MAX_FAILED_RUNS):
+        service.check()
+        await ask(service, work(f"word{i}"))
+
+    with pytest.raises(Unhealthy, match="failed on every pair of its last 20 batches"):
+        service.check()
+    engine.lost = False
+    await ask(service, work("good"))
+    service.check()
+
+
+async def test_a_tokeniser_that_hangs_makes_it_unhealthy() -> None:
+    now = 0.0
+    engine = SlowTokeniser()
+    service = Worker(engine, ClassifierConfig(max_batch_s=60), b"s", clock=lambda: now)
+    ticket = service.ticket(work("slow", deadline_s=1_000))
+    service.accept([ticket])
+    await _until(lambda: bool(engine.begun))
+
+    now = 61.0
+    with pytest.raises(Unhealthy, match="tokenising"):
+        service.check()
+
+    engine.gate.release()
+    await service.reply(ticket)
+    service.check()
+
+
+async def test_who_waits_in_vain_turns_nobody_away() -> None:
+    now = 0.0
+    engine = Gated()
+    service = Worker(engine, ClassifierConfig(max_queued_tokens=20), b"s", clock=lambda: now)
+    busy = await _busy(engine, service)
+    (late,) = await _admit(service, work("late", deadline_s=5))
+
+    now = 6.0
+    (ticket,) = await _admit(service, work("one", "two"))
+    engine.open()
+
+    assert outcome(await service.reply(ticket))["failed"] == [False, False]
+    assert (await service.reply(late)).get("error", {}).get("class") == "DeadlineExceeded"
+    await busy
+
+
+async def test_what_became_known_while_a_request_was_tokenised_is_not_computed_again() -> None:
+    engine = Gated()
+    engine.open()
+    service = worker(engine)
+    arrival = service._look_up(service.ticket(work("one")))
+    arrival.pairs = engine.pairs(["one"], arrival.ticket.work["hypotheses"])
+
+    await ask(service, work("one"))
+
+    assert all(isinstance(one, Scored) for one in arrival.grid(service._cache)[0])
+
+
+async def test_a_text_is_truncated_when_any_of_its_pairs_is() -> None:
+    (reply,) = await ask(worker(FakeEngine()), work("word " * 55, hypotheses=["a", "b " * 20]))
+
+    assert outcome(reply)["truncated"] == [True]

@@ -3,12 +3,13 @@ by PUT to Serve's REST API."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,25 @@ def raw_request(payload: dict[str, Any], **headers: str) -> bytes:
     headers |= {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
     lines = ["POST /v1/classify HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def load(url: httpx2.URL, callers: int, requests: Sequence[bytes]) -> None:
+    """Send raw requests, so many at a time, each on a connection of its own, and see that all are answered with 200.
+
+    By hand, since a client library costs more than the server that is to be kept busy.
+    """
+    waiting = iter(requests)
+
+    async def caller() -> None:
+        for request in waiting:
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            writer.close()
+            await writer.wait_closed()
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
 
 
 def free_port() -> int:
