@@ -113,7 +113,7 @@ def _watch(application: str, address: str, env: Mapping[str, str]) -> Iterator[C
     command = [sys.executable, "-m", "clients.commands.watch", application, address]
     if running_cluster() is None:  # Ray asks for a token in a cluster that it starts itself, and tells no other process
         env = {"RAY_AUTH_MODE": "token", **env}
-    watcher = subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    watcher = session.start(command, env, subprocess.PIPE, subprocess.DEVNULL)
     assert watcher.stdout is not None
     seen: list[Status] = []
     reader = threading.Thread(target=_read_statuses, args=(watcher.stdout, seen), daemon=True)
@@ -121,13 +121,12 @@ def _watch(application: str, address: str, env: Mapping[str, str]) -> Iterator[C
     try:
         yield lambda: seen[-1] if seen else None
     finally:
-        watcher.kill()
-        watcher.wait()
+        session.stop(watcher, grace_s=0)
         reader.join()
         watcher.stdout.close()
 
 
-def _read_statuses(lines: IO[str], into: list[Status]) -> None:
+def _read_statuses(lines: IO[bytes], into: list[Status]) -> None:
     for line in lines:
-        if line.startswith("{"):
+        if line.startswith(b"{"):
             into.append(json.loads(line))

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import IO
 
 POLL_S = 0.05
+KILL_S = 5.0  # for what was killed to be gone
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def start(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], env: Mapping[str, str], output: IO[bytes] | int, errors: int = subprocess.STDOUT
+) -> subprocess.Popen[bytes]:
     """Start a command as the leader of a new session, out of reach of the terminal's Ctrl-C.
 
     On Linux it gets SIGINT when this process dies, even of SIGKILL.
@@ -31,7 +34,7 @@ def start(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> 
         env=dict(env),
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
         start_new_session=True,
         preexec_fn=_end_with_parent,
     )
@@ -42,10 +45,9 @@ def stop(leader: subprocess.Popen[bytes], grace_s: float) -> None:
     if leader.poll() is None:
         leader.send_signal(signal.SIGINT)
         wait_until(lambda: leader.poll() is not None, grace_s)
-    for pid in members(leader.pid):
-        _kill(pid)
+    leader.kill()  # for systems without /proc
+    wait_until(lambda: not _kill_members(leader.pid), KILL_S)
     leader.wait()
-    wait_until(lambda: not list(members(leader.pid)), grace_s)
 
 
 def argument(session: int, name: str) -> str | None:
@@ -85,6 +87,14 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _kill_members(session: int) -> bool:
+    """Whether there were any: Ray may start more in the meantime, so this is done until there are none."""
+    found = list(members(session))
+    for pid in found:
+        _kill(pid)
+    return bool(found)
 
 
 def _kill(pid: int) -> None:
