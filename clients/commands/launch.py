@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from types import FrameType
 
 from rich.console import Console
@@ -29,6 +30,7 @@ from .readiness import EXAMPLE, LaunchFailed, Ready, wait_until_ready
 from .service import Service
 
 STOP_GRACE_S = 8.0  # then SIGKILL, so that a stop takes less than 10 s
+POLL_S = 0.2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
 
 
@@ -52,22 +54,21 @@ def launch(service: Service, *, plain: bool, console: Console) -> int:
         raise LaunchFailed("\n".join(f"port {t.port} is taken; it is {t.purpose}" for t in taken))
     log = _log_file(service)
     console.print(f"Starting Ray Serve, {'fast' if fast else 'plain'} profile; its log: {log}", soft_wrap=True)
-    with _signals_stop(), log.open("wb") as output:
+    with _signals_stop() as stop, log.open("wb") as output:
         child = session.start(_serve_run(service), env, output)
         try:
             with console.status("waiting for the first answer"):
-                ready = wait_until_ready(service, child, env, log)
+                ready = wait_until_ready(service, child, env, log, stop)
             _say_how_to_call(service, ready, console)
-            return _serve(child, log)
+            return _serve(child, log, stop)
         finally:
             _stop(child, console)
 
 
-def _serve(child: subprocess.Popen[bytes], log: Path) -> int:
-    try:
-        code = child.wait()
-    except KeyboardInterrupt:
-        return 0
+def _serve(child: subprocess.Popen[bytes], log: Path, stop: Event) -> int:
+    while (code := child.poll()) is None:
+        if stop.wait(POLL_S):
+            return 0
     raise LaunchFailed(f"serve run ended by itself with exit code {code}; see {log}")
 
 
@@ -112,15 +113,19 @@ def _log_file(service: Service) -> Path:
 
 
 @contextmanager
-def _signals_stop() -> Iterator[None]:
-    """All of them mean: stop cleanly. SIGINT too: a shell that starts us with `&` has it ignored."""
+def _signals_stop() -> Iterator[Event]:
+    """All of them mean: stop cleanly. SIGINT too: a shell that starts us with `&` has it ignored.
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    An event and no exception, which could fall between the start of a process and the note of it.
+    """
+    stop = Event()
 
-    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
+    def note(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -27,6 +27,7 @@ from .watch import Status
 
 READY_LIMIT_S = 300.0  # a large model on a slow disk; nothing waits in DEPLOYING for ever
 POLL_S = 0.25
+HTTP_LIMIT_S = 5.0  # of one request; a stop waits for it
 EXAMPLE = {"text": "My phone screen is cracked", "labels": ["repair", "billing", "holiday"]}
 FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
@@ -45,11 +46,14 @@ class Ready:
     example: str
 
 
-def wait_until_ready(service: Service, child: subprocess.Popen[bytes], env: Mapping[str, str], log: Path) -> Ready:
+def wait_until_ready(
+    service: Service, child: subprocess.Popen[bytes], env: Mapping[str, str], log: Path, stop: threading.Event
+) -> Ready:
     """Until the model has answered through the front door.
 
     Raises:
         LaunchFailed: the command ended, the deploy failed, or it took longer than `READY_LIMIT_S`.
+        KeyboardInterrupt: `stop` was set.
     """
     deadline = time.monotonic() + READY_LIMIT_S
     with _deploy_status(service, child, env) as latest:
@@ -61,12 +65,13 @@ def wait_until_ready(service: Service, child: subprocess.Popen[bytes], env: Mapp
                 raise LaunchFailed(f"the deploy failed: {cause(status['message'])}")
             if ready := _ready(service):
                 return ready
-            time.sleep(POLL_S)
+            if stop.wait(POLL_S):
+                raise KeyboardInterrupt
         raise LaunchFailed(f"no answer after {READY_LIMIT_S:g} s; Serve says {latest() or 'nothing'}")
 
 
 def _ready(service: Service) -> Ready | None:
-    with httpx2.Client(base_url=service.url, timeout=30, trust_env=False) as http:
+    with httpx2.Client(base_url=service.url, timeout=HTTP_LIMIT_S, trust_env=False) as http:
         try:
             state = http.get("/readyz")
             if state.status_code != 200:
@@ -79,7 +84,10 @@ def _ready(service: Service) -> Ready | None:
 
 def _example(http: httpx2.Client) -> str:
     """The best label; where the caps of this service are too narrow for the example, its own words."""
-    response = http.post("/v1/classify", json=EXAMPLE)
+    try:
+        response = http.post("/v1/classify", json=EXAMPLE)
+    except httpx2.TimeoutException:
+        return f"nothing within {HTTP_LIMIT_S:g} s"
     body = response.json()
     if response.status_code != 200:
         return f"{response.status_code}, {body['detail']}"

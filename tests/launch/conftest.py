@@ -68,8 +68,7 @@ class Started:
         the command runs.
         """
         self.sessions |= {_session(child.pid) for child in _children(self.process.pid)} - {-1}
-        found = [p for p in psutil.process_iter() if _session(p.pid) in self.sessions]
-        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in psutil.process_iter() if _session(p.pid) in self.sessions and _runs(p)]
 
     def wait(self, seconds: float) -> int:
         """The exit code; meanwhile what it starts is remembered."""
@@ -160,6 +159,13 @@ def _children(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _session(pid: int) -> int:
