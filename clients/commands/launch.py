@@ -29,7 +29,7 @@ from .profile import can_be_fast, environment, taken_ports
 from .readiness import EXAMPLE, LaunchFailed, Ready, wait_until_ready
 from .service import Service
 
-STOP_GRACE_S = 8.0  # then SIGKILL, so that a stop takes less than 10 s
+STOP_GRACE_S = 7.5  # then SIGKILL, so that a stop takes less than 10 s
 POLL_S = 0.2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
 
