@@ -315,7 +315,7 @@ def _pieces(arrivals: Sequence[_Arrival]) -> Iterator[list[tuple[_Arrival, list[
 
 
 def _n_chars(work: Work) -> int:
-    return sum(len(text) for text in work["texts"])
+    return sum(len(text) for text in work.get("texts", ()))
 
 
 def _limits(config: ClassifierConfig) -> Limits:

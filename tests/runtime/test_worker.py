@@ -398,6 +398,19 @@ async def test_what_is_wrong_with_one_request_is_nobody_elses_error() -> None:
     assert second.get("error", {}).get("class") == "EngineFailed"
 
 
+@pytest.mark.parametrize("missing", ["texts", "hypotheses", "tenant", "deadline_s"])
+async def test_a_request_that_lacks_a_key_hurts_nobody_that_came_with_it(missing: str) -> None:
+    service = worker(FakeEngine())
+    whole = work("broken")
+    broken: Any = {key: value for key, value in whole.items() if key != missing}
+    good, bad = service.ticket(work("good")), service.ticket(broken)
+
+    service.accept([bad, good])
+
+    assert outcome(await service.reply(good))["failed"] == [False]
+    assert (await service.reply(bad)).get("error", {}).get("class") == "EngineFailed"
+
+
 async def test_a_request_is_called_off_by_its_id_and_its_neighbours_are_not() -> None:
     engine = Gated()
     service = worker(engine)
