@@ -102,20 +102,28 @@ def raw_request(payload: dict[str, Any], **headers: str) -> bytes:
 
 
 async def load(url: httpx2.URL, callers: int, requests: Sequence[bytes]) -> None:
-    """Send raw requests, so many at a time, each on a connection of its own, and see that all are answered with 200.
+    """Send raw requests, so many at a time, each caller on a connection that it keeps; all are answered with 200.
 
-    By hand, since a client library costs more than the server that is to be kept busy.
+    By hand, since a client library, or a new connection each time, costs more than the server that is to be kept busy.
     """
     waiting = iter(requests)
 
     async def caller() -> None:
+        reader, writer = await asyncio.open_connection(url.host, url.port)
         for request in waiting:
-            reader, writer = await asyncio.open_connection(url.host, url.port)
             writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError as error:  # a server may close a connection that it keeps, at any time
+                assert not error.partial
+                writer.close()
+                reader, writer = await asyncio.open_connection(url.host, url.port)
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head
-            writer.close()
-            await writer.wait_closed()
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+        writer.close()
+        await writer.wait_closed()
 
     await asyncio.gather(*(caller() for _ in range(callers)))
 
