@@ -2,15 +2,20 @@
 
     ServiceError
     +-- MalformedJson          400  the body is not JSON
+    +-- RepeatedAuthorization  400  the Authorization header stands twice
+    +-- Unauthorized           401  no API key, or one that does not open the door
     +-- HostNotAllowed         403  the Host header names neither loopback nor an allowed host
     +-- PeerNotAllowed         403  a caller from another machine while `auth` is off
     +-- NotFound               404  no such route
     |   +-- ModelNotFound      404  the request asks for a model that is not served
     +-- MethodNotAllowed       405
     +-- BodyTooLarge           413
+    +-- CostTooLarge           413  costs more than the caller's burst, so it can never pass
     +-- UnsupportedMediaType   415
     +-- InvalidRequest         422  wrong fields, each named by a JSON pointer
     +-- HypothesisTooLong      422  longer than the model takes (raised by the engine, which alone can count tokens)
+    +-- QuotaExceeded          429  the caller's quota is used up; it says when to come again
+    +-- TooManyConcurrent      429  the caller has too many requests under way
     +-- EngineFailed           500  the engine raised on this text
     +-- Unavailable            503  no replica can answer now
     +-- DeadlineExceeded       504
@@ -48,6 +53,21 @@ class MalformedJson(ServiceError):
     title = "The body is not JSON"
 
 
+class RepeatedAuthorization(ServiceError):
+    status = 400
+    code = "repeated_authorization"
+    title = "Two Authorization headers"
+
+    def __init__(self, detail: str = "the Authorization header stands more than once; send it once") -> None:
+        super().__init__(detail)
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    code = "unauthorized"
+    title = "A valid API key is required"
+
+
 class HostNotAllowed(ServiceError):
     status = 403
     code = "host_not_allowed"
@@ -81,6 +101,12 @@ class BodyTooLarge(ServiceError):
     status = 413
     code = "body_too_large"
     title = "Request too large"
+
+
+class CostTooLarge(ServiceError):
+    status = 413
+    code = "cost_too_large"
+    title = "Request too large for the quota"
 
 
 class UnsupportedMediaType(ServiceError):
@@ -119,6 +145,41 @@ class HypothesisTooLong(ServiceError):
 
     def __str__(self) -> str:
         return f"the hypothesis has {self.n_tokens} tokens, the model takes at most {self.max_tokens}; shorten it"
+
+
+class QuotaExceeded(ServiceError):
+    """The same request passes after exactly `retry_after_s` seconds, unless others of the same quota come before.
+
+    `violated` names the policies, as the field `RateLimit-Policy` does.
+    """
+
+    status = 429
+    code = "quota_exceeded"
+    title = "Request cannot be satisfied as assigned quota has been exceeded"
+
+    def __init__(self, violated: list[str], retry_after_s: float) -> None:
+        super().__init__(violated, retry_after_s)
+        self.violated = violated
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"the quota {' and '.join(self.violated)} is used up; try again in {self.retry_after_s:.3f} s"
+
+
+class TooManyConcurrent(ServiceError):
+    """The caller has `most` requests under way in this replica of the front door."""
+
+    status = 429
+    code = "too_many_concurrent"
+    title = "Too many requests at the same time"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
+        self.retry_after_s = 1.0  # nobody knows when one of them ends
+
+    def __str__(self) -> str:
+        return f"{self.most:,} requests under way, at most {self.most:,} at a time; wait for one of them to end"
 
 
 class EngineFailed(ServiceError):

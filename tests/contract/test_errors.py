@@ -10,7 +10,9 @@ from deployments.contract.errors import (
     FieldError,
     HypothesisTooLong,
     InvalidRequest,
+    QuotaExceeded,
     ServiceError,
+    TooManyConcurrent,
     Unavailable,
     from_wire,
     to_wire,
@@ -22,9 +24,13 @@ def _all(root: type[ServiceError]) -> list[type[ServiceError]]:
 
 
 def _example(cls: type[ServiceError]) -> ServiceError:
-    if cls is InvalidRequest:
-        return InvalidRequest([FieldError("/labels/3", "is blank"), FieldError("", "too many")])
-    return HypothesisTooLong(3, 600, 507) if cls is HypothesisTooLong else cls("what was wrong")
+    examples = [
+        InvalidRequest([FieldError("/labels/3", "is blank"), FieldError("", "too many")]),
+        HypothesisTooLong(3, 600, 507),
+        QuotaExceeded(["key-requests", "key-pairs"], 0.05),
+        TooManyConcurrent(64),
+    ]
+    return next((example for example in examples if type(example) is cls), None) or cls("what was wrong")
 
 
 @pytest.mark.parametrize("cls", _all(ServiceError))
@@ -48,7 +54,7 @@ def test_an_invalid_request_says_every_field() -> None:
     assert str(_example(InvalidRequest)) == "/labels/3: is blank; too many"
 
 
-@pytest.mark.parametrize("cls", [Unavailable, HypothesisTooLong, ServiceError])
+@pytest.mark.parametrize("cls", [Unavailable, HypothesisTooLong, QuotaExceeded, ServiceError])
 def test_travels_as_plain_values(cls: type[ServiceError]) -> None:
     error = _example(cls)
 
