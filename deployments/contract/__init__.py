@@ -1,1 +1,1 @@
-"""What the service and its callers agree on: configuration, wire models, errors."""
+"""What the service and its callers agree on: configuration, wire models, errors, API keys."""
