@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,6 +15,19 @@ from deployments.contract.args import ModelArgs
 
 CONFIG = click.argument(
     "config", type=click.Path(path_type=Path, dir_okay=False), default=Path("serve_config.yaml"), required=False
+)
+KEY_ID = click.argument("id")
+KEY_FILE = click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key file; without it, args.keys_file of the config.",
+)
+KEY_CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("serve_config.yaml"),
+    show_default=True,
+    help="The config that names it.",
 )
 SERVER = {"filelock", "huggingface_hub", "numpy", "ray", "starlette", "torch", "transformers", "yaml"}
 UNREACHABLE = 3  # exit code of `pull`: the Hub, not the request, is the reason
@@ -63,6 +77,100 @@ def up(config: Path, plain: bool) -> None:
         try:
             sys.exit(launch(service, plain=plain, console=console))
         except LaunchFailed as error:
+            _fail(str(error))
+
+
+@main.group()
+def keys() -> None:
+    """API keys: who may call the service.
+
+    Running replicas follow the key file: a new key works, and a revoked one no longer does, within 5 seconds.
+    """
+
+
+@keys.command("create")
+@click.option("--tenant", required=True, metavar="NAME", help="Whose key it is.")
+@click.option("--tier", metavar="NAME", help="Which limits it has; without it, the default ones.")
+@click.option("--expires", metavar="TIME", help="How long it works: 30m, 12h, 90d or 4w; without it, for ever.")
+@KEY_FILE
+@KEY_CONFIG
+def keys_create(tenant: str, tier: str | None, expires: str | None, file: Path | None, config: Path) -> None:
+    """Make a key and print it, once: KEY=$(nli-serve keys create --tenant NAME)."""
+    with _keys_told():
+        from .commands.keys import create
+
+        path = _key_file(file, config)
+        record, token = create(path, tenant, tier, expires, _now())
+        _show(f"Key {record.id} of {record.tenant} is in {path}.", token)
+
+
+@keys.command("list")
+@KEY_FILE
+@KEY_CONFIG
+def keys_list(file: Path | None, config: Path) -> None:
+    """Show the keys, without anything secret; times are in UTC."""
+    with _keys_told():
+        from .commands.keys import load, table
+
+        click.echo(table(load(_key_file(file, config)), _now()))
+
+
+@keys.command("revoke")
+@KEY_ID
+@KEY_FILE
+@KEY_CONFIG
+def keys_revoke(id: str, file: Path | None, config: Path) -> None:
+    """Let a key open no door any more, for ever."""
+    with _keys_told():
+        from .commands.keys import revoke
+
+        record = revoke(_key_file(file, config), id)
+        console.print(f"Key {record.id} of {record.tenant} is revoked.", highlight=False, markup=False, soft_wrap=True)
+
+
+@keys.command("rotate")
+@KEY_ID
+@KEY_FILE
+@KEY_CONFIG
+def keys_rotate(id: str, file: Path | None, config: Path) -> None:
+    """Give a key another secret and print the key, once.
+
+    The old secret stops working within 5 seconds. For a change without a gap, create a second key for the same
+    tenant, hand it out, then revoke the first.
+    """
+    with _keys_told():
+        from .commands.keys import rotate
+
+        path = _key_file(file, config)
+        record, token = rotate(path, id, _now())
+        _show(f"Key {record.id} of {record.tenant} has a new secret in {path}.", token)
+
+
+def _key_file(file: Path | None, config: Path) -> Path:
+    from .commands.keys import configured
+
+    return file or configured(config)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _show(what: str, token: str) -> None:
+    """The token alone on stdout, so that a shell can take it."""
+    told = f"{what} It is shown this once; callers send it as `Authorization: Bearer nli_...`:"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    click.echo(token)
+
+
+@contextmanager
+def _keys_told() -> Iterator[None]:
+    with _server_install():
+        from .commands.keys import KeysRefused
+
+        try:
+            yield
+        except KeysRefused as error:
             _fail(str(error))
 
 

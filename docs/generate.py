@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 from pydantic import BaseModel
 
@@ -41,9 +42,8 @@ def config() -> str:
 
 
 def commands() -> str:
-    """The help of each command."""
-    helps = [("nli-serve", ["--help"]), *((f"nli-serve {name}", [name, "--help"]) for name in main.commands)]
-    return "\n\n".join(f"```\n{_help(name, words)}\n```" for name, words in helps)
+    """The help of each command, those inside a group after it."""
+    return "\n\n".join(f"```\n{_help(words)}\n```" for words in _words(main, ["nli-serve"]))
 
 
 def _rows(model: type[BaseModel], path: str) -> Iterator[str]:
@@ -55,9 +55,15 @@ def _rows(model: type[BaseModel], path: str) -> Iterator[str]:
             yield f"| `{path}.{name}` | {default} | {field.description} |"
 
 
-def _help(name: str, words: list[str]) -> str:
-    result = CliRunner().invoke(main, words, prog_name=name.split()[0], terminal_width=100)
-    return f"$ {name} --help\n{result.output}".rstrip()
+def _words(command: click.Command, words: list[str]) -> Iterator[list[str]]:
+    yield words
+    for name, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from _words(inner, [*words, name])
+
+
+def _help(words: list[str]) -> str:
+    result = CliRunner().invoke(main, [*words[1:], "--help"], prog_name=words[0], terminal_width=100)
+    return f"$ {' '.join(words)} --help\n{result.output}".rstrip()
 
 
 if __name__ == "__main__":

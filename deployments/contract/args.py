@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
 DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # the Hub's head at the time of writing
@@ -113,8 +113,11 @@ class DeadlineArgs(Args):
 class AppArgs(Args):
     """`applications[0].args` of serve_config.yaml."""
 
-    auth: Literal["off"]
-    """Must be said: there are no API keys yet, so only callers on this machine are let in."""
+    auth: Literal["required", "off"] = "required"
+    """required: who calls must have an API key; off: only callers on this machine are let in."""
+
+    keys_file: str | None = None
+    """Absolute path of the key file, which `nli-serve keys` writes; needed while `auth` is required."""
 
     model: ModelArgs = ModelArgs()
     """Which model answers."""
@@ -127,6 +130,24 @@ class AppArgs(Args):
 
     allowed_hosts: list[str] = []
     """Values of the Host header beside loopback names, without port (guards against DNS rebinding)."""
+
+    @field_validator("keys_file")
+    @classmethod
+    def _check_keys_file(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(
+                f"args.keys_file is {path!r}; it must be absolute, as replicas run in folders of their own"
+            )
+        return path
+
+    @model_validator(mode="after")
+    def _check_auth(self) -> AppArgs:
+        if self.auth == "required" and self.keys_file is None:
+            raise ValueError(
+                "args.auth is required (the default), but args.keys_file names no key file; make one with"
+                " `nli-serve keys create` and set args.keys_file to its absolute path"
+            )
+        return self
 
 
 class ClassifierConfig(Args):

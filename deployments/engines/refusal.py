@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class StartRefused(Exception):
-    """The configured model cannot be served as configured; the message says what to change."""
+    """What is configured cannot be served, or not so; the message says what to change."""

@@ -1,1 +1,1 @@
-"""What holds requests while they wait, on one event loop: state and a clock, but no Ray and no HTTP."""
+"""What holds requests while they wait, and follows the key file: state and a clock, but no Ray and no HTTP."""

@@ -64,13 +64,29 @@ def test_the_command_line_helps(base: Path) -> None:
     result = _run(base, "from clients.cli import main; main(['--help'])")
 
     assert result.returncode == 0, result.stderr
-    for command in ("check", "pull", "up"):
+    for command in ("check", "keys", "pull", "up"):
         assert f"  {command} " in result.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["create"], ["list"], ["revoke"], ["rotate"]], ids=str)
+def test_the_commands_for_keys_help(base: Path, command: list[str]) -> None:
+    result = _run(base, f"from clients.cli import main; main({['keys', *command, '--help']})")
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Usage:")
 
 
 @pytest.mark.parametrize("command", ["check", "pull", "up"])
 def test_a_command_of_the_server_says_what_to_install(base: Path, command: str) -> None:
     result = _run(base, f"from clients.cli import main; main([{command!r}, {str(ROOT / 'serve_config.yaml')!r}])")
+
+    assert result.returncode == 1
+    assert "pip install 'nli-serve[server]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_keys_say_what_to_install(base: Path) -> None:
+    result = _run(base, "from clients.cli import main; main(['keys', 'list'])")
 
     assert result.returncode == 1
     assert "pip install 'nli-serve[server]'" in result.stderr

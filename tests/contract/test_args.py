@@ -24,8 +24,11 @@ def test_accepts_a_folder_the_embedded_model_and_a_pinned_hub_id(model: dict[str
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ({}, "auth"),
-        ({"auth": "required"}, "auth"),
+        ({}, "args.auth is required .*args.keys_file names no key file; .*nli-serve keys create"),
+        ({"auth": "required"}, "nli-serve keys create"),
+        ({"auth": "on"}, "'required' or 'off'"),
+        ({"keys_file": "keys.json"}, "args.keys_file is 'keys.json'; it must be absolute"),
+        ({"auth": "off", "keys_file": "~/keys.json"}, "it must be absolute"),
         ({"auth": "off", "modle": {}}, "modle"),
         ({"auth": "off", "model": {"nam": "x"}}, "nam"),
         ({"auth": "off", "model": {"name": "owner/model"}}, "pin it"),
@@ -41,6 +44,10 @@ def test_accepts_a_folder_the_embedded_model_and_a_pinned_hub_id(model: dict[str
 def test_refuses_and_names_the_field(args: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         AppArgs.model_validate(args)
+
+
+def test_keys_are_required_unless_the_config_says_off() -> None:
+    assert AppArgs(keys_file="/etc/nli/keys.json").auth == "required"
 
 
 def test_user_config_refuses_an_unknown_key() -> None:

@@ -119,7 +119,7 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
     ("path", "value", "said"),
     [
         # Unknown keys where nothing near is known, and keys in another case.
-        ((*APP, "args", "zzz"), 1, "unknown key; allowed: auth, model, caps, deadline, allowed_hosts"),
+        ((*APP, "args", "zzz"), 1, "unknown key; allowed: auth, keys_file, model, caps, deadline, allowed_hosts"),
         ((*CLASSIFIER, "user_config", "zzz"), 1, "unknown key; allowed: max_batch_tokens"),
         (("HTTP_OPTIONS",), {}, "unknown key; did you mean http_options?"),
         (("max_batch_token",), 1, "did you mean max_batch_tokens under applications[].deployments[].user_config?"),
@@ -136,7 +136,7 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         (("proxy_location",), "headonly", "should be 'Disabled', 'HeadOnly' or 'EveryNode', got 'headonly'"),
         ((*APP, "args"), None, "should be an object, got None"),
         ((*APP, "args", "auth"), False, "put it in quotes"),
-        ((*APP, "args", "auth"), GONE, "required, but not there"),
+        ((*APP, "args", "keys_file"), "keys.json", "args.keys_file is 'keys.json'; it must be absolute"),
         ((*MODEL, "revision"), "main", "String should match pattern"),
         ((*CLASSIFIER, "user_config", "max_batch_tokens"), 0, "should be greater than 0, got 0"),
         ((*CLASSIFIER, "user_config"), [4096], "expected a mapping, got a list"),
@@ -396,10 +396,20 @@ def test_a_date_hides_no_other_problem(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_missing_is_told_with_the_line_of_its_mapping(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, TEXT.replace("    import_path:", "    # import_path:"))
+
+    line = TEXT.splitlines().index("applications:") + 2
+    assert found == f"config.yaml:{line}: applications[0].import_path: required, but not there"
+
+
+def test_keys_are_required_unless_the_file_says_off(tmp_path: Path) -> None:
     (found,) = _check(tmp_path, TEXT.replace("      auth:", "      # auth:"))
 
     line = TEXT.splitlines().index("    args:") + 1
-    assert found == f"config.yaml:{line}: applications[0].args.auth: required, but not there"
+    assert found.startswith(
+        f"config.yaml:{line}: applications[0].args: args.auth is required (the default), but args.k"
+    )
+    assert "`nli-serve keys create`" in found
 
 
 def test_a_mapping_that_is_written_twice_is_told_once(tmp_path: Path) -> None:
