@@ -114,7 +114,11 @@ class ErrorItem(TypedDict):
     detail: str
 
 
-class Problem(TypedDict):
+# The member that draft-ietf-httpapi-ratelimit-headers-10 names; it is no name of Python's.
+_Violation = TypedDict("_Violation", {"violated-policies": NotRequired[list[str]]})
+
+
+class Problem(_Violation):
     """RFC 9457 problem details; `code` is stable, the texts are for people."""
 
     type: str
@@ -124,6 +128,7 @@ class Problem(TypedDict):
     detail: str
     request_id: str
     errors: NotRequired[list[ErrorItem]]
+    retry_after_s: NotRequired[float]
 
 
 class Result(TypedDict):

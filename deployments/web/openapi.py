@@ -18,11 +18,39 @@ _CLASSIFY = (
     errors.MalformedJson,
     errors.ModelNotFound,
     errors.BodyTooLarge,
+    errors.CostTooLarge,
     errors.UnsupportedMediaType,
     errors.InvalidRequest,
+    errors.QuotaExceeded,
+    errors.TooManyConcurrent,
     errors.Unavailable,
     errors.DeadlineExceeded,
 )
+_WITH_KEYS = (errors.RepeatedAuthorization, errors.Unauthorized)
+_HEADERS: Json = {
+    "RateLimit-Policy": {
+        "description": "Your quotas, nearest to exhaustion first: `q` units in `w` seconds, `nli-burst` at once; "
+        "units are requests unless `nli-unit` says otherwise. Source: draft-ietf-httpapi-ratelimit-headers-10.",
+        "schema": {"type": "string"},
+        "example": '"key-requests";q=20;w=1;nli-burst=100, "key-pairs";q=2000;w=1;nli-burst=8192;nli-unit="pairs"',
+    },
+    "RateLimit": {
+        "description": "What is left of each quota: `r` units now, one more in `t` seconds.",
+        "schema": {"type": "string"},
+        "example": '"key-requests";r=42;t=1, "key-pairs";r=4100;t=1',
+    },
+    "Retry-After": {
+        "description": "Whole seconds, rounded up; the body's `retry_after_s` is exact.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {"description": "How to bring a key.", "schema": {"const": "Bearer"}},
+}
+_HEADERS_OF = {
+    "200": ("RateLimit-Policy", "RateLimit"),
+    "401": ("WWW-Authenticate",),
+    "429": ("RateLimit-Policy", "RateLimit", "Retry-After"),
+    "503": ("Retry-After",),
+}
 _EXAMPLE = {"text": "My card was charged twice", "labels": ["billing", "delivery"]}
 
 
@@ -51,12 +79,15 @@ def document(args: AppArgs) -> Json:
             },
             "/openapi.json": {"get": _get("This document.", None)},
         },
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "headers": _HEADERS, **_security_schemes(args)},
     }
 
 
 def _classify(args: AppArgs) -> Json:
     caps = args.caps
+    responses = _responses("ClassifyResponse", (*_CLASSIFY, *(_WITH_KEYS if _needs_key(args) else ())))
+    for status in responses.keys() & _HEADERS_OF.keys():
+        responses[status]["headers"] = {name: _ref(name, "headers") for name in _HEADERS_OF[status]}
     body = {"application/json": {"schema": _ref("ClassifyRequest"), "example": _EXAMPLE}}
     deadline = {
         "name": "X-Deadline-Seconds",
@@ -71,8 +102,18 @@ def _classify(args: AppArgs) -> Json:
         "operationId": "classify",
         "parameters": [deadline],
         "requestBody": {"required": True, "content": body},
-        "responses": _responses("ClassifyResponse", _CLASSIFY),
+        "responses": responses,
+        **({"security": [{"key": []}]} if _needs_key(args) else {}),
     }
+
+
+def _security_schemes(args: AppArgs) -> Json:
+    scheme = {"type": "http", "scheme": "bearer", "description": "An API key: `nli_<id>_<secret>`."}
+    return {"securitySchemes": {"key": scheme}} if _needs_key(args) else {}
+
+
+def _needs_key(args: AppArgs) -> bool:
+    return args.auth != "off"
 
 
 def _get(summary: str, schema: str | None, *raised: type[errors.ServiceError]) -> Json:
@@ -88,7 +129,9 @@ def _responses(schema: str | None, raised: tuple[type[errors.ServiceError], ...]
     }
     for error in (*raised, *_ALWAYS):
         content = {MEDIA_TYPE: {"schema": _ref("Problem")}}
-        found[str(error.status)] = {"description": error.title, "content": content}
+        said = found.setdefault(str(error.status), {"description": error.title, "content": content})
+        if error.title not in said["description"].split("; or: "):
+            said["description"] += f"; or: {error.title}"
     return dict(sorted(found.items()))
 
 
@@ -124,5 +167,5 @@ def _cap(request: Json, caps: CapsArgs) -> None:
     request["not"] = {"properties": both, "required": ["labels", "template"]}
 
 
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _ref(name: str, kind: str = "schemas") -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
