@@ -7,13 +7,36 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
 DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # the Hub's head at the time of writing
 EMBEDDED = "embedded"  # the bi-encoder that comes as a Python wheel
+
+
+def _checked_network(value: object) -> object:
+    text = str(value) if isinstance(value, str | IPv4Network | IPv6Network) else ""  # a number would be an address
+    try:
+        network = ip_network("" if "%" in text else text, strict=False)
+    except ValueError:
+        raise ValueError(f"{value!r} is no network; expected an address or a network, such as 10.0.0.0/8") from None
+    if ip_interface(text).ip != network.network_address:
+        raise ValueError(f"{value!r} is an address inside a network; write {network}, or the address alone")
+    if network.prefixlen == 0:
+        raise ValueError(f"{value!r} would trust everybody, so anyone could pretend to be anyone; name your proxies")
+    return value
 
 
 class Args(BaseModel):
@@ -130,6 +153,9 @@ class AppArgs(Args):
 
     allowed_hosts: list[str] = []
     """Values of the Host header beside loopback names, without port (guards against DNS rebinding)."""
+
+    trusted_proxies: list[Annotated[IPv4Network | IPv6Network, BeforeValidator(_checked_network)]] = []
+    """Networks of the proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`; nobody else's is."""
 
     @field_validator("keys_file")
     @classmethod

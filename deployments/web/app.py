@@ -21,6 +21,7 @@ from deployments.contract.decode import deadline_s, parse_json
 from deployments.contract.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError
 from deployments.contract.model import ServedModel
 
+from .address import address_of, prefix
 from .answers import Answer
 from .body import read_json_body
 from .caller import Caller
@@ -47,7 +48,7 @@ def create_app(args: AppArgs, model: ServedModel, *, classify: Classify, probe: 
             Route("/readyz", routes.readyz),
             Route("/openapi.json", routes.openapi),
         ],
-        middleware=[Middleware(Guard, allowed_hosts=args.allowed_hosts)],
+        middleware=[Middleware(Guard, allowed_hosts=args.allowed_hosts, local_only=args.auth == "off")],
         exception_handlers={ServiceError: _service_error, HTTPException: _http_error, Exception: _bug},
     )
     app.router.redirect_slashes = False  # `/v1/classify/` is a 404 problem, like any other unknown path
@@ -73,7 +74,7 @@ class _Routes:
         except ClientDisconnect:
             return Response(status_code=499)  # nginx's code for it; nobody is left to read it
         left = seconds - (time.perf_counter() - started)
-        tenant = request.client.host if request.client else ""
+        tenant = prefix(address_of(request.scope, self._args.trusted_proxies))
         answer = await self._classify(parse_json(body), Caller(tenant, request_id(request.headers), left))
         timings = {**answer.timings, "total": time.perf_counter() - started}
         return JSONResponse(answer.body, headers={"Server-Timing": _server_timing(timings)})

@@ -10,7 +10,7 @@ class Caller:
     """What the front door knows of a request beside its body."""
 
     tenant: str
-    """Requests take turns by tenant: the peer's address, or one name for all handle callers."""
+    """Requests take turns by tenant: the caller's address, or one name for all handle callers."""
 
     request_id: str
     seconds: float

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -39,6 +41,12 @@ def test_accepts_a_folder_the_embedded_model_and_a_pinned_hub_id(model: dict[str
         ({"auth": "off", "deadline": {"default_s": 60, "max_s": 30}}, "exceeds"),
         ({"auth": "off", "deadline": {"default_s": float("nan")}}, "default_s"),
         ({"auth": "off", "caps": {"max_texts": 0}}, "max_texts"),
+        ({"auth": "off", "trusted_proxies": ["10.0.0.1/8"]}, r"trusted_proxies\.0\s.*write 10\.0\.0\.0/8, or the"),
+        ({"auth": "off", "trusted_proxies": ["::1", "nginx"]}, r"trusted_proxies\.1\s.*'nginx' is no network"),
+        ({"auth": "off", "trusted_proxies": [167772160]}, r"trusted_proxies\.0\s.*is no network"),
+        ({"auth": "off", "trusted_proxies": ["fe80::1%eth0"]}, r"trusted_proxies\.0\s.*is no network"),
+        ({"auth": "off", "trusted_proxies": ["0.0.0.0/0"]}, r"trusted_proxies\.0\s.*would trust everybody"),
+        ({"auth": "off", "trusted_proxies": "10.0.0.0/8"}, "trusted_proxies"),
     ],
 )
 def test_refuses_and_names_the_field(args: dict[str, Any], says: str) -> None:
@@ -48,6 +56,15 @@ def test_refuses_and_names_the_field(args: dict[str, Any], says: str) -> None:
 
 def test_keys_are_required_unless_the_config_says_off() -> None:
     assert AppArgs(keys_file="/etc/nli/keys.json").auth == "required"
+
+
+def test_trusted_proxies_are_addresses_and_networks_as_values_or_as_json() -> None:
+    said = {"auth": "off", "trusted_proxies": ["10.0.0.0/8", "192.0.2.1", "fd00::/8"]}
+    args = AppArgs.model_validate(said)
+
+    assert args.trusted_proxies == [ip_network("10.0.0.0/8"), ip_network("192.0.2.1/32"), ip_network("fd00::/8")]
+    assert AppArgs.model_validate_json(json.dumps(said), strict=True) == args
+    assert AppArgs.model_validate(args.model_dump()) == args
 
 
 def test_user_config_refuses_an_unknown_key() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any
 
 import httpx2
@@ -207,6 +208,19 @@ async def test_the_deadline_reaches_the_model(client: httpx2.AsyncClient, backen
 
     assert [caller.seconds for caller in backend.callers] == [pytest.approx(7, abs=1), pytest.approx(30, abs=1)]
     assert {caller.tenant for caller in backend.callers} == {"127.0.0.1"}
+
+
+async def test_a_tenant_is_an_address_that_a_trusted_proxy_vouches_for(backend: Backend) -> None:
+    args = ARGS.model_copy(update={"trusted_proxies": [ip_network("127.0.0.1")]})
+    forwarded = {"X-Forwarded-For": "198.51.100.1, 2001:db8::7"}
+
+    for believing in (ARGS, args):
+        app = create_app(believing, MODEL, classify=backend.classify, probe=backend.probe)
+        transport = httpx2.ASGITransport(app, client=("127.0.0.1", 1234))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            await client.post("/v1/classify", json=GOOD, headers=forwarded)
+
+    assert [caller.tenant for caller in backend.callers] == ["127.0.0.1", "2001:db8::/64"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "121", "soon", ""])

@@ -30,6 +30,7 @@ GONE = object()  # for `_changed`: without this key
 
 APP: KeyPath = ("applications", 0)
 MODEL: KeyPath = (*APP, "args", "model")
+TRUSTED: KeyPath = (*APP, "args", "trusted_proxies")
 INGRESS: KeyPath = (*APP, "deployments", 0)
 CLASSIFIER: KeyPath = (*APP, "deployments", 1)
 GPUS: KeyPath = (*CLASSIFIER, "ray_actor_options", "num_gpus")
@@ -79,6 +80,10 @@ def test_the_shipped_file_passes() -> None:
     assert check(FILE, lambda _: Supply("a small machine", cpus=2, gpus=0)) == []
 
 
+def test_trusted_proxies_pass(tmp_path: Path) -> None:
+    assert _check(tmp_path, _changed((TRUSTED, ["10.0.0.0/8", "192.0.2.1", "fd00::/8"]))) == []
+
+
 @pytest.mark.parametrize("path", KEYS, ids=dotted)
 @pytest.mark.parametrize("drop", [0, -1], ids=["first letter", "last letter"])
 def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path, path: KeyPath, drop: int) -> None:
@@ -119,7 +124,11 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
     ("path", "value", "said"),
     [
         # Unknown keys where nothing near is known, and keys in another case.
-        ((*APP, "args", "zzz"), 1, "unknown key; allowed: auth, keys_file, model, caps, deadline, allowed_hosts"),
+        (
+            (*APP, "args", "zzz"),
+            1,
+            "unknown key; allowed: auth, keys_file, model, caps, deadline, allowed_hosts, trusted",
+        ),
         ((*CLASSIFIER, "user_config", "zzz"), 1, "unknown key; allowed: max_batch_tokens"),
         (("HTTP_OPTIONS",), {}, "unknown key; did you mean http_options?"),
         (("max_batch_token",), 1, "did you mean max_batch_tokens under applications[].deployments[].user_config?"),
@@ -132,6 +141,14 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         # Types and ranges: Serve's own, ours, and what Serve checks only when a replica fails.
         (("http_options", "port"), "8000", "should be a valid integer, got '8000'"),
         (("http_options", "port"), 65_536, "65536; expected 1 to 65535"),
+        (
+            TRUSTED,
+            ["10.0.0.1/8"],
+            "'10.0.0.1/8' is an address inside a network; write 10.0.0.0/8, or the address alone",
+        ),
+        (TRUSTED, ["10.0.0.0/8", 10], "10 is no network; expected an address or a network, such as 10.0.0.0/8"),
+        (TRUSTED, ["::/0"], "'::/0' would trust everybody"),
+        (TRUSTED, "10.0.0.0/8", "should be a valid array, got '10.0.0.0/8'"),
         (("logging_config",), [], "expected a mapping, got a list"),
         (("proxy_location",), "headonly", "should be 'Disabled', 'HeadOnly' or 'EveryNode', got 'headonly'"),
         ((*APP, "args"), None, "should be an object, got None"),
