@@ -1,4 +1,4 @@
-"""The whole service on one screen: Ingress -> Classifier."""
+"""The whole service on one screen: Ingress -> Classifier, and the ledger of the limits beside them."""
 
 # No `from __future__ import annotations` here: Serve reads the annotation of `build` to find its typed
 # arguments, and hands over a raw dict when it is a string.
@@ -12,6 +12,7 @@ from deployments.contract.args import AppArgs
 from deployments.contract.model import ServedModel
 from deployments.engines.resolve import load, resolve
 from deployments.ingress import Ingress
+from deployments.quota import open_ledger
 
 
 def build(args: AppArgs) -> Application:
@@ -24,5 +25,5 @@ def build(args: AppArgs) -> Application:
 def assemble(args: AppArgs, model: ServedModel, load_engine: LoadEngine) -> Application:
     """The same graph around any engine."""
     classifier = Classifier.bind(load_engine)  # type: ignore[attr-defined]
-    graph: Application = Ingress.bind(classifier, args, model)  # type: ignore[attr-defined]
+    graph: Application = Ingress.bind(classifier, args, model, open_ledger)  # type: ignore[attr-defined]
     return graph

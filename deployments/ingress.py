@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -18,23 +23,37 @@ from deployments.contract.decode import deadline_s as decode_deadline
 from deployments.contract.decode import decode, label_pointer
 from deployments.contract.errors import (
     DeadlineExceeded,
+    EngineFailed,
     FieldError,
     HypothesisTooLong,
     InvalidRequest,
     ModelNotFound,
+    QuotaExceeded,
+    RepeatedAuthorization,
+    ServiceError,
+    Unauthorized,
     Unavailable,
 )
+from deployments.contract.limits import IngressConfig
 from deployments.contract.model import ServedModel
 from deployments.contract.wire import ClassifyRequest, ClassifyResponse
+from deployments.core.lease import Message, Reply
 from deployments.core.work import Outcome, Work
 from deployments.core.zeroshot import hypotheses
+from deployments.runtime.door import Caller, Door
 from deployments.runtime.joiner import Joiner
+from deployments.runtime.keyfile import KeyFileWatch
+from deployments.runtime.limiter import Admission, Limiter, Refusal
 from deployments.web.answers import Answer, encode
-from deployments.web.app import create_app
-from deployments.web.caller import Caller
+from deployments.web.app import Read, create_app
+from deployments.web.ratelimit import fields
+from deployments.web.visitor import Visitor
 
 PROBE_TIMEOUT_S = 2.0  # a readiness probe that takes longer is as good as a no
-HANDLE = "handle"  # the tenant of all handle callers
+HANDLE = "handle"  # who comes by a handle and without a key
+
+OpenLedger = Callable[..., ActorHandle[Any]]
+"""From the application's name, and whether its ledger has died, to the ledger."""
 
 _log = logging.getLogger("ray.serve")
 
@@ -42,58 +61,120 @@ _log = logging.getLogger("ray.serve")
 @serve.deployment
 @serve.ingress()  # the app is built on the replica, by __serve_build_asgi_app__
 class Ingress:
-    """Decodes, plans, calls the classifier, encodes."""
+    """Identifies, decodes, prices, admits, calls the classifier, encodes."""
 
-    def __init__(self, classifier: DeploymentHandle[Any], args: AppArgs, model: ServedModel) -> None:
+    def __init__(
+        self, classifier: DeploymentHandle[Any], args: AppArgs, model: ServedModel, open_ledger: OpenLedger
+    ) -> None:
         self._args = args
         self._model = model
         self._in_flight = 0
         self._classifier = classifier
         self._joiner = Joiner(classifier.score.remote, self._forget, dead=RayActorError)
+        self._open_ledger = partial(open_ledger, serve.get_replica_context().app_name)
+        self._ledger: ActorHandle[Any] | None = None
+        self._limiter = Limiter(uuid.uuid4().hex, self._ask_ledger)
+        self._configure(IngressConfig(), told_at=0)
+        keys = KeyFileWatch(Path(args.keys_file)) if args.auth == "required" and args.keys_file else None
+        self._door = Door(keys)
+        self._watch = asyncio.get_running_loop().create_task(keys.watch()) if keys else None
         if model.fallback:
             _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take changed limits without a restart; nonsense is refused by the name of its field."""
+        self._configure(IngressConfig.model_validate(user_config), told_at=time.time_ns())
+        self._limiter.greet()
+
+    def _configure(self, config: IngressConfig, told_at: int) -> None:
+        if wrong := config.too_small(self._args.caps):
+            raise ValueError(f"user_config.{wrong[0]} is {wrong[1]}")
+        self._limiter.configure(config, told_at)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._args, self._model, classify=self._answer, probe=self._probe)
 
-    async def classify(self, request: object, deadline_s: float | None = None) -> ClassifyResponse:
+    async def classify(
+        self, request: object, deadline_s: float | None = None, api_key: str | None = None
+    ) -> ClassifyResponse:
         """For handle callers: `serve.get_app_handle("nli").classify.remote({"text": ..., "labels": ...})`.
 
         Args:
             request: what the JSON body of `POST /v1/classify` holds.
             deadline_s: seconds until `DeadlineExceeded`; the default is `args.deadline.default_s`.
+            api_key: `nli_...`, where `auth` is required.
 
         Raises:
             ServiceError: the classes of deployments/contract/errors.py.
         """
-        seconds = decode_deadline(deadline_s, self._args.deadline)
-        answer = await self._answer(request, Caller(HANDLE, str(uuid.uuid4()), seconds))
-        return answer.body
 
-    async def _answer(self, payload: object, caller: Caller) -> Answer:
+        async def read() -> tuple[object, float]:
+            return request, decode_deadline(deadline_s, self._args.deadline)
+
+        credentials = [] if api_key is None else [f"Bearer {api_key}"]
+        return (await self._answer(Visitor(HANDLE, credentials, str(uuid.uuid4())), read)).body
+
+    async def _answer(self, visitor: Visitor, read: Read) -> Answer:
         if self._in_flight >= self._args.caps.max_in_flight:
             raise Unavailable(f"{self._in_flight:,} requests are in flight already; try again later", retry_after_s=1)
         self._in_flight += 1
         try:
-            return await self._classify(payload, caller)
+            caller = await self._identify(visitor)
+            with self._door.inside(caller, self._limiter.max_concurrent(caller.tier)):
+                return await self._classify(visitor, caller, read)
         finally:
             self._in_flight -= 1
 
-    async def _classify(self, payload: object, caller: Caller) -> Answer:
-        request = decode(payload, self._args.caps)
-        self._check_model(request.model)
-        claims = request.own_hypotheses or hypotheses(request.label_names, request.template or self._model.template)
-        work: Work = {
-            "texts": request.texts,
-            "hypotheses": claims,
-            "tenant": caller.tenant,
-            "deadline_s": caller.seconds,
-        }
+    async def _identify(self, visitor: Visitor) -> Caller:
+        """Whoever fails to say who they are pays as one without a key."""
         try:
-            outcome = await self._score(work)
+            return self._door.identify(visitor.credentials, visitor.address)
+        except (Unauthorized, RepeatedAuthorization):
+            await self._pay(Caller(visitor.address, visitor.address), n_pairs=0)
+            raise
+
+    async def _classify(self, visitor: Visitor, caller: Caller, read: Read) -> Answer:
+        try:
+            payload, seconds = await read()
+            request = decode(payload, self._args.caps)
+            self._check_model(request.model)
+        except ServiceError:
+            await self._pay(caller, n_pairs=0)
+            raise
+        paid = await self._pay(caller, len(request.texts) * len(request.labels))
+        try:
+            outcome = await self._score(self._work(request, caller, seconds))
+            return encode(request, outcome, self._model, visitor.request_id, fields(paid.quotas))
         except HypothesisTooLong as error:
             raise _blame_label(request, error) from None
-        return encode(request, outcome, self._model, caller.request_id)
+        except (Unavailable, EngineFailed):
+            self._limiter.refund(paid)
+            raise
+
+    async def _pay(self, caller: Caller, n_pairs: int) -> Admission:
+        paid = await self._limiter.admit(caller.subject, caller.tier, n_pairs)
+        if isinstance(paid, Refusal):
+            raise QuotaExceeded(paid.violated, paid.retry_after_s, fields(paid.quotas))
+        return paid
+
+    def _work(self, request: ClassifyRequest, caller: Caller, seconds: float) -> Work:
+        template = request.template or self._model.template
+        return {
+            "texts": request.texts,
+            "hypotheses": request.own_hypotheses or hypotheses(request.label_names, template),
+            "tenant": caller.tenant,
+            "deadline_s": seconds,
+        }
+
+    async def _ask_ledger(self, message: Message) -> Reply:
+        if self._ledger is None:
+            self._ledger = self._open_ledger()
+        try:
+            reply: Reply = await self._ledger.check.remote(message)
+        except ActorDiedError:  # for good, unlike when it is restarted
+            self._ledger = self._open_ledger(restarted=True)
+            raise
+        return reply
 
     async def _forget(self, ids: list[str]) -> None:
         await self._classifier.broadcast("forget", ids).results_async(timeout_s=PROBE_TIMEOUT_S)

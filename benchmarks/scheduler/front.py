@@ -31,6 +31,8 @@ CONNECTIONS = 64
 ROUND_S = 10
 ROUNDS = 3
 READY_LIMIT_S = 90
+NEVER = {"limit": 1_000_000, "burst": 1_000_000}
+LIMITS = {"caller": {"requests": NEVER, "pairs": NEVER, "max_concurrent": 10_000}}  # counted, and never reached
 OPTIONS = {"num_replicas": 1, "max_ongoing_requests": 2048, "ray_actor_options": {"num_cpus": 0.5}}
 
 
@@ -61,7 +63,8 @@ def _measure(graph: str, args: Mapping[str, object], *, fast: bool, same: bool =
 @contextmanager
 def _served(graph: str, args: Mapping[str, object], *, fast: bool) -> Iterator[str]:
     port = _free_port()
-    deployments = [] if graph == "plain" else [{"name": name, **OPTIONS} for name in ("Ingress", "Classifier")]
+    ours = [{"name": "Ingress", **OPTIONS, "user_config": LIMITS}, {"name": "Classifier", **OPTIONS}]
+    deployments = [] if graph == "plain" else ours
     config = {
         "proxy_location": "HeadOnly",
         "http_options": {"host": "127.0.0.1", "port": port},

@@ -27,6 +27,7 @@ Ray processes. A message says what was wrong, what was allowed and what to do; i
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -150,20 +151,22 @@ class HypothesisTooLong(ServiceError):
 class QuotaExceeded(ServiceError):
     """The same request passes after exactly `retry_after_s` seconds, unless others of the same quota come before.
 
-    `violated` names the policies, as the field `RateLimit-Policy` does.
+    `violated` names the policies, as the field `RateLimit-Policy` does; `fields` are those header fields.
     """
 
     status = 429
     code = "quota_exceeded"
     title = "Request cannot be satisfied as assigned quota has been exceeded"
 
-    def __init__(self, violated: list[str], retry_after_s: float) -> None:
-        super().__init__(violated, retry_after_s)
+    def __init__(self, violated: list[str], retry_after_s: float, fields: dict[str, str] | None = None) -> None:
+        super().__init__(violated, retry_after_s, fields)
         self.violated = violated
         self.retry_after_s = retry_after_s
+        self.fields = fields or {}
 
     def __str__(self) -> str:
-        return f"the quota {' and '.join(self.violated)} is used up; try again in {self.retry_after_s:.3f} s"
+        seconds = math.ceil(self.retry_after_s * 1e3) / 1e3
+        return f"the quota {' and '.join(self.violated)} is used up; try again in {seconds:.3f} s"
 
 
 class TooManyConcurrent(ServiceError):

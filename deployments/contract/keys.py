@@ -22,7 +22,7 @@ from .errors import RepeatedAuthorization, Unauthorized
 
 ID = "[0-9a-f]{12}"
 NAME = "[A-Za-z0-9._-]{1,64}"  # of a tenant or a tier
-HOW = "send it as `Authorization: Bearer nli_...`"
+HOW = "send it as `Authorization: Bearer nli_...`, or with a handle as api_key"
 
 _TOKEN = re.compile(f"nli_({ID})_([0-9a-f]{{64}})")
 _NOBODY = bytes(32)  # compared with where no key has the id, so that the time does not tell which ids exist

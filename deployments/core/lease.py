@@ -12,6 +12,7 @@ from .bucket import Rate
 
 PARTS = 1_000_000  # shares are counted in parts of the whole
 MS = 1_000_000  # ns
+ADDRESS = "address "  # begins the subjects of callers without a key, of which there may be any number
 LEASE_NS = 100 * MS  # from sending the message: after that nothing that its reply grants may be spent
 GRACE_NS = 1_000 * MS  # for the report of what a lease has left; then that is lost
 QUIET_NS = 200 * MS  # without a word from the ledger, until a replica counts alone

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from .bucket import Bucket, Rate
 from .lease import (
+    ADDRESS,
     GRACE_NS,
     LEASE_NS,
     Check,
@@ -28,7 +29,6 @@ from .lease import (
 )
 from .shares import Shares
 
-ADDRESS = "address "  # begins the subjects of callers without a key, of which there may be any number
 SLOTS = 65_536  # that they share: a collision only makes a limit stricter
 MAX_SUBJECTS = 200_000  # some 100 MB
 PROBES, PROBES_WHEN_FULL = 2, 100  # accounts looked at for each new one, so that those not needed any more go

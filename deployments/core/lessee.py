@@ -102,16 +102,18 @@ class Lessee:
         """The tier as it is configured; an unknown one is none."""
         return wanted if wanted in self._policies.tiers else ""
 
-    def is_limited(self, check: Check) -> bool:
-        return self._rates(check.tier) != (None, None) or self._policies.service != (None, None)
+    @property
+    def has_met(self) -> bool:
+        """Whether it has heard from a ledger."""
+        return self._epoch is not None
 
-    def largest(self, tier: str) -> tuple[int | None, int | None]:
-        """Requests and pairs that can ever pass at once."""
+    def is_limited(self, tier: str) -> bool:
+        return self._rates(tier) != (None, None) or self._policies.service != (None, None)
+
+    def most_pairs(self, tier: str) -> int | None:
+        """That can ever pass at once; None: any number."""
         levels = (self._rates(tier), self._policies.service)
-        requests, pairs = (
-            min((rate.burst for level in levels if (rate := level[unit]) is not None), default=None) for unit in (0, 1)
-        )
-        return requests, pairs
+        return min((rates.pairs.burst for rates in levels if rates.pairs), default=None)
 
     # Deciding here.
 
@@ -122,11 +124,15 @@ class Lessee:
         for lease in self._leases.get(check.subject, ()):
             if lease.has(check.cost):
                 return self._spend(check, lease)
-        return self.alone(check, now) if self._counts_alone(now) else None
+        return self.alone(check, now) if self.counts_alone(now) else None
+
+    def counts_alone(self, now: int) -> bool:
+        """Whether the ledger has been silent for so long that `alone` may let something pass."""
+        return self._alone[0] <= now < self._alone[1]
 
     def alone(self, check: Check, now: int) -> Passed | Denied | Unable:
         """By this replica's share of each rate and burst, once the ledger has been silent for `QUIET_NS`."""
-        if not self._counts_alone(now):
+        if not self.counts_alone(now):
             return Unable("the limits cannot be checked at this moment")
         debits = self._own_buckets(check, now)
         if any(cost > bucket.rate.burst for bucket, cost, _ in debits):
@@ -163,9 +169,6 @@ class Lessee:
         return requests, pairs
 
     # Alone.
-
-    def _counts_alone(self, now: int) -> bool:
-        return self._alone[0] <= now < self._alone[1]
 
     def _own_buckets(self, check: Check, now: int) -> list[tuple[Bucket, int, str]]:
         levels = (
@@ -238,6 +241,10 @@ class Lessee:
             self._take(check, answer, sent.at + LEASE_NS, now)
             for check, answer in zip(sent.message.checks, reply.answers, strict=True)
         ]
+
+    def give_up(self) -> None:
+        """There will be no reply to the last message."""
+        self._sent = None
 
     def is_under_way(self, now: int) -> bool:
         """Whether the last message may still get its reply."""

@@ -18,13 +18,16 @@ from .problems import problem
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The body, and where the time went, in seconds by stage."""
+    """The body, where the time went, in seconds by stage, and header fields about the caller's quotas."""
 
     body: ClassifyResponse
     timings: dict[str, float]
+    fields: dict[str, str]
 
 
-def encode(request: ClassifyRequest, outcome: Outcome, model: ServedModel, request_id: str) -> Answer:
+def encode(
+    request: ClassifyRequest, outcome: Outcome, model: ServedModel, request_id: str, fields: dict[str, str]
+) -> Answer:
     """Score and sort each text's labels.
 
     Raises:
@@ -44,7 +47,7 @@ def encode(request: ClassifyRequest, outcome: Outcome, model: ServedModel, reque
         },
         "request_id": request_id,
     }
-    return Answer(body, {"queue": outcome["queued_s"], "engine": outcome["engine_s"]})
+    return Answer(body, {"queue": outcome["queued_s"], "engine": outcome["engine_s"]}, fields)
 
 
 def _results(request: ClassifyRequest, outcome: Outcome, request_id: str) -> list[Result | Failure]:

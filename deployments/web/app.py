@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,18 +21,22 @@ from deployments.contract.args import AppArgs
 from deployments.contract.decode import deadline_s, parse_json
 from deployments.contract.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError
 from deployments.contract.model import ServedModel
+from deployments.core.lease import ADDRESS
 
 from .address import address_of, prefix
 from .answers import Answer
 from .body import read_json_body
-from .caller import Caller
 from .guard import Guard
 from .openapi import document
 from .problems import response
 from .request_id import request_id
+from .visitor import Visitor
 
-Classify = Callable[[object, Caller], Awaitable[Answer]]
-"""(decoded JSON, who asks) -> answer; raises `ServiceError`."""
+Read = Callable[[], Awaitable[tuple[object, float]]]
+"""-> decoded JSON and the seconds that are left for the answer; raises `ServiceError`."""
+
+Classify = Callable[[Visitor, Read], Awaitable[Answer]]
+"""Reads the request once it has let the visitor in; raises `ServiceError`."""
 
 Probe = Callable[[], Awaitable[None]]
 """Makes a round trip through the model; raises `ServiceError`."""
@@ -65,19 +70,23 @@ class _Routes:
 
     async def classify(self, request: Request) -> Response:
         started = time.perf_counter()
+        address = ADDRESS + prefix(address_of(request.scope, self._args.trusted_proxies))
+        visitor = Visitor(address, request.headers.getlist("authorization"), request_id(request.headers))
+        try:
+            answer = await self._classify(visitor, partial(self._read, request, started))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nginx's code for it; nobody is left to read it
+        timings = {**answer.timings, "total": time.perf_counter() - started}
+        return JSONResponse(answer.body, headers={"Server-Timing": _server_timing(timings), **answer.fields})
+
+    async def _read(self, request: Request, started: float) -> tuple[object, float]:
         seconds = deadline_s(request.headers.get("x-deadline-seconds"), self._args.deadline)
         try:
             async with asyncio.timeout(seconds):
                 body = await read_json_body(request, self._args.caps.max_body_bytes)
         except TimeoutError:
             raise DeadlineExceeded(f"the body did not arrive within {seconds:g} s") from None
-        except ClientDisconnect:
-            return Response(status_code=499)  # nginx's code for it; nobody is left to read it
-        left = seconds - (time.perf_counter() - started)
-        tenant = prefix(address_of(request.scope, self._args.trusted_proxies))
-        answer = await self._classify(parse_json(body), Caller(tenant, request_id(request.headers), left))
-        timings = {**answer.timings, "total": time.perf_counter() - started}
-        return JSONResponse(answer.body, headers={"Server-Timing": _server_timing(timings)})
+        return parse_json(body), seconds - (time.perf_counter() - started)
 
     async def models(self, _: Request) -> Response:
         return JSONResponse({"models": [self._model.model_dump()]})

@@ -56,7 +56,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
     wait_s = _wait_s(error)
-    return {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
+    fields = error.fields if isinstance(error, QuotaExceeded) else {}
+    return fields if wait_s is None else {**fields, "Retry-After": str(max(1, math.ceil(wait_s)))}
 
 
 def _wait_s(error: ServiceError) -> float | None:

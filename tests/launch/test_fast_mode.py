@@ -18,7 +18,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.serve.conftest import QUICK, SMALL, load, raw_request
+from tests.serve.conftest import QUICK, SMALL, UNLIMITED, load, raw_request
 from tests.serve.stand_ins import Record
 
 from .conftest import FAST, ROOT, Started, free_port, starter, wait_until
@@ -76,9 +76,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             {
                 "name": "nli",
                 "import_path": "tests.serve.stand_ins:build",
-                "args": {"engine": "RecordingEngine", "options": options, "caps": {"max_in_flight": IN_FLIGHT}},
+                "args": {
+                    "engine": "RecordingEngine",
+                    "options": options,
+                    "app": {"caps": {"max_in_flight": IN_FLIGHT}},
+                },
                 "deployments": [
-                    {"name": "Ingress", **SMALL, **QUICK},
+                    {"name": "Ingress", **SMALL, **QUICK, "user_config": UNLIMITED},
                     {"name": "Classifier", **SMALL, **QUICK, **classifier},
                 ],
             }

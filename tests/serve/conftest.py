@@ -23,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"num_replicas": 1, "max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.1}}
 QUICK = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 1}
+UNLIMITED = {"caller": {"requests": None, "pairs": None, "max_concurrent": 100_000}}
 _numbers = itertools.count()
 
 
@@ -43,22 +44,36 @@ class Cluster:
 class App:
     """One application on the cluster, and how to change it."""
 
-    def __init__(self, cluster: Cluster, engine: str, options: dict[str, Any], **classifier: Any) -> None:
+    def __init__(
+        self, cluster: Cluster, engine: str, options: dict[str, Any], ingress: dict[str, Any], **classifier: Any
+    ) -> None:
         self.name = f"nli{next(_numbers)}"
         self.http = cluster.http
         self._rest = cluster.rest
-        self._args = {"engine": engine, "caps": options.pop("caps", {}), "options": options}
+        self._args = {"engine": engine, "app": options.pop("app", {}), "options": options}
+        self._ingress = ingress
         self.put(**classifier)
 
-    def put(self, options: dict[str, Any] | None = None, **classifier: Any) -> None:
-        """Deploy, with these options of the Classifier, and of the engine."""
+    def put(
+        self, options: dict[str, Any] | None = None, ingress: dict[str, Any] | None = None, **classifier: Any
+    ) -> None:
+        """Deploy, with these options of the Classifier, of the engine, and of the Ingress."""
         self._args["options"] = options or self._args["options"]
+        self._ingress = ingress or self._ingress
+        front = {"max_surge_percent": 100, **SMALL, **QUICK, "user_config": UNLIMITED, **self._ingress}
         application = {
             "name": self.name,
             "import_path": "tests.serve.stand_ins:build",
             "args": self._args,
             "deployments": [
-                {"name": "Ingress", "max_surge_percent": 100, **SMALL, **QUICK},
+                {
+                    "name": "Ingress",
+                    "max_surge_percent": 100,
+                    **SMALL,
+                    **QUICK,
+                    "user_config": UNLIMITED,
+                    **self._ingress,
+                },
                 {"name": "Classifier", **SMALL, **QUICK, **classifier},
             ],
         }
@@ -164,8 +179,13 @@ def cluster() -> Iterator[Cluster]:
 def deploy(cluster: Cluster) -> Deploy:
     """Deploys the real graph around an engine of stand_ins.py and waits until it runs."""
 
-    def run(engine: str = "FakeEngine", classifier: dict[str, Any] | None = None, **options: Any) -> App:
-        app = App(cluster, engine, options, **(classifier or {}))
+    def run(
+        engine: str = "FakeEngine",
+        classifier: dict[str, Any] | None = None,
+        ingress: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> App:
+        app = App(cluster, engine, options, ingress or {}, **(classifier or {}))
         app.wait_for("RUNNING")
         return app
 

@@ -123,7 +123,7 @@ def build(args: dict[str, Any]) -> Application:
     engines = {engine.__name__: engine for engine in ENGINES}
     if args["engine"] not in engines:
         return build_real(AppArgs(auth="off", model=ModelArgs(name=args["engine"])))
-    app_args = AppArgs.model_validate({"auth": "off", "caps": args.get("caps", {})})
+    app_args = AppArgs.model_validate({"auth": "off", **args.get("app", {})})
     return assemble(app_args, MODEL, partial(_load, engines[args["engine"]], args["options"]))
 
 

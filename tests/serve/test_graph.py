@@ -137,7 +137,7 @@ def test_a_real_model_folder_answers_through_the_graph(deploy: Deploy, tmp_path:
 
 
 def test_while_the_classifier_cannot_start_nothing_hangs_beyond_its_deadline(cluster: Cluster) -> None:
-    app = App(cluster, "RefusingEngine", {})
+    app = App(cluster, "RefusingEngine", {}, {})
     wait_until(lambda: app.status().get("deployments", {}).get("Ingress", {}).get("status") == "HEALTHY", 30)
 
     with pytest.raises(DeadlineExceeded):
@@ -162,7 +162,7 @@ def test_user_config_changes_without_a_restart(deploy: Deploy) -> None:
 
 
 def test_an_unknown_key_of_user_config_fails_the_deploy_by_name(cluster: Cluster) -> None:
-    app = App(cluster, "FakeEngine", {}, user_config={"max_batch_token": 100})
+    app = App(cluster, "FakeEngine", {}, {}, user_config={"max_batch_token": 100})
 
     app.wait_for("DEPLOY_FAILED")
 

@@ -207,7 +207,7 @@ def test_a_full_queue_is_a_503_with_retry_after_and_user_config_widens_it(
 
 
 def test_too_many_requests_in_flight_are_refused_in_our_own_words(recorded: Callable[..., App], record: Record) -> None:
-    app = recorded(slow_s=1.0, caps={"max_in_flight": 2})
+    app = recorded(slow_s=1.0, app={"caps": {"max_in_flight": 2}})
     with ThreadPoolExecutor(2) as pool:
         in_flight = [pool.submit(_ask, app, f"slow {i}", ["yes"]) for i in range(2)]
         wait_until(lambda: len(record.tokenised) == 2, 20)

@@ -18,9 +18,9 @@ from deployments.contract.errors import DeadlineExceeded, ServiceError, Unavaila
 from deployments.contract.model import ServedModel
 from deployments.core.work import Outcome
 from deployments.web.answers import Answer, encode
-from deployments.web.app import create_app
+from deployments.web.app import Read, create_app
 from deployments.web.body import DRAIN_BYTES
-from deployments.web.caller import Caller
+from deployments.web.visitor import Visitor
 
 ARGS = AppArgs.model_validate({"auth": "off", "allowed_hosts": ["nli.example.org"], "caps": {"max_body_bytes": 2_000}})
 MODEL = ServedModel(name="owner/model", revision=None, engine="torch-fp32", fallback=False, template="It is {}.")
@@ -34,12 +34,16 @@ class Backend:
         self.caps = caps
         self.error: Exception | None = None
         self.failed: set[int] = set()
-        self.callers: list[Caller] = []
+        self.fields: dict[str, str] = {}
+        self.visitors: list[Visitor] = []
+        self.seconds: list[float] = []
 
-    async def classify(self, payload: object, caller: Caller) -> Answer:
+    async def classify(self, visitor: Visitor, read: Read) -> Answer:
+        payload, seconds = await read()
         if self.error is not None:
             raise self.error
-        self.callers.append(caller)
+        self.visitors.append(visitor)
+        self.seconds.append(seconds)
         request = decode(payload, self.caps)
         n_texts, n_labels = len(request.texts), len(request.label_names)
         logits = np.zeros((n_texts, n_labels, 2), np.float32)
@@ -52,7 +56,7 @@ class Backend:
             "queued_s": 0.001,
             "engine_s": 0.02,
         }
-        return encode(request, outcome, MODEL, caller.request_id)
+        return encode(request, outcome, MODEL, visitor.request_id, self.fields)
 
     async def probe(self) -> None:
         if self.error is not None:
@@ -206,8 +210,8 @@ async def test_the_deadline_reaches_the_model(client: httpx2.AsyncClient, backen
     await client.post("/v1/classify", json=GOOD, headers={"X-Deadline-Seconds": "7"})
     await client.post("/v1/classify", json=GOOD)
 
-    assert [caller.seconds for caller in backend.callers] == [pytest.approx(7, abs=1), pytest.approx(30, abs=1)]
-    assert {caller.tenant for caller in backend.callers} == {"127.0.0.1"}
+    assert backend.seconds == [pytest.approx(7, abs=1), pytest.approx(30, abs=1)]
+    assert {visitor.address for visitor in backend.visitors} == {"address 127.0.0.1"}
 
 
 async def test_a_tenant_is_an_address_that_a_trusted_proxy_vouches_for(backend: Backend) -> None:
@@ -220,7 +224,7 @@ async def test_a_tenant_is_an_address_that_a_trusted_proxy_vouches_for(backend: 
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await client.post("/v1/classify", json=GOOD, headers=forwarded)
 
-    assert [caller.tenant for caller in backend.callers] == ["127.0.0.1", "2001:db8::/64"]
+    assert [one.address for one in backend.visitors] == ["address 127.0.0.1", "address 2001:db8::/64"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "121", "soon", ""])

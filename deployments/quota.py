@@ -1,0 +1,54 @@
+"""The ledger of the limits: one named actor, which outlives replicas, roll-outs and its own death.
+
+It starts again empty-handed within seconds of a crash (core/ledger.py); replicas count alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from deployments.core.lease import Message, Reply
+from deployments.core.ledger import Ledger
+
+PROTOCOL = 1  # counts up with every change of deployments/core/lease.py: both sides must be of the same
+NAMESPACE = "nli-serve"
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+class Quota:
+    """The ledger of one application.
+
+    Args:
+        restarted: an actor of this name was there before.
+    """
+
+    def __init__(self, restarted: bool) -> None:
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._ledger = Ledger(
+            secrets.randbits(62), time.monotonic_ns(), restarted=restarted or again, secret=os.urandom(16)
+        )
+
+    def check(self, message: Message) -> Reply:
+        """One message of a replica; they are handled one after the other."""
+        return self._ledger.handle(message, time.monotonic_ns())
+
+    def pid(self) -> int:
+        """Of the process, for tests that kill it."""
+        return os.getpid()
+
+
+def name(application: str) -> str:
+    return f"quota-{application}-v{PROTOCOL}"
+
+
+def open_ledger(application: str, *, restarted: bool = False) -> ActorHandle[Any]:
+    """The application's ledger, which this starts if it is not there."""
+    options = {"name": name(application), "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    ledger: ActorHandle[Any] = Quota.options(**options).remote(restarted)  # type: ignore[attr-defined]
+    return ledger
