@@ -66,14 +66,7 @@ class App:
             "import_path": "tests.serve.stand_ins:build",
             "args": self._args,
             "deployments": [
-                {
-                    "name": "Ingress",
-                    "max_surge_percent": 100,
-                    **SMALL,
-                    **QUICK,
-                    "user_config": UNLIMITED,
-                    **self._ingress,
-                },
+                {"name": "Ingress", **front},
                 {"name": "Classifier", **SMALL, **QUICK, **classifier},
             ],
         }
