@@ -32,7 +32,7 @@ class Classifier:
     def __init__(self, load: LoadEngine) -> None:
         self._worker = Worker(load(_gpu_fraction()), ClassifierConfig(), secret=os.urandom(16))
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:  # async: Serve runs others in a thread
         """Take a changed `user_config` without a restart; an unknown key is refused."""
         self._worker.configure(ClassifierConfig.model_validate(user_config))
 

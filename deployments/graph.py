@@ -11,7 +11,7 @@ from deployments.classifier import Classifier, LoadEngine
 from deployments.contract.args import AppArgs
 from deployments.contract.model import ServedModel
 from deployments.engines.resolve import load, resolve
-from deployments.ingress import Ingress
+from deployments.ingress import Ingress, OpenLedger
 from deployments.quota import open_ledger
 
 
@@ -22,7 +22,9 @@ def build(args: AppArgs) -> Application:
     return assemble(args, model, partial(load, model, args.model))
 
 
-def assemble(args: AppArgs, model: ServedModel, load_engine: LoadEngine) -> Application:
+def assemble(
+    args: AppArgs, model: ServedModel, load_engine: LoadEngine, open_ledger: OpenLedger = open_ledger
+) -> Application:
     """The same graph around any engine."""
     classifier = Classifier.bind(load_engine)  # type: ignore[attr-defined]
     graph: Application = Ingress.bind(classifier, args, model, open_ledger)  # type: ignore[attr-defined]

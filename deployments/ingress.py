@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
@@ -73,7 +74,8 @@ class Ingress:
         self._joiner = Joiner(classifier.score.remote, self._forget, dead=RayActorError)
         self._open_ledger = partial(open_ledger, serve.get_replica_context().app_name)
         self._ledger: ActorHandle[Any] | None = None
-        self._limiter = Limiter(uuid.uuid4().hex, self._ask_ledger)
+        replica = ray.get_runtime_context().get_actor_name() or uuid.uuid4().hex
+        self._limiter = Limiter(replica, self._ask_ledger)
         self._configure(IngressConfig(), told_at=0)
         keys = KeyFileWatch(Path(args.keys_file)) if args.auth == "required" and args.keys_file else None
         self._door = Door(keys)
@@ -81,7 +83,7 @@ class Ingress:
         if model.fallback:
             _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:  # async: Serve runs others in a thread
         """Take changed limits without a restart; nonsense is refused by the name of its field."""
         self._configure(IngressConfig.model_validate(user_config), told_at=time.time_ns())
         self._limiter.greet()
@@ -130,7 +132,7 @@ class Ingress:
         try:
             return self._door.identify(visitor.credentials, visitor.address)
         except (Unauthorized, RepeatedAuthorization):
-            await self._pay(Caller(visitor.address, visitor.address), n_pairs=0)
+            await self._pay(Caller(visitor.address, visitor.address), n_pairs=0, service=False)
             raise
 
     async def _classify(self, visitor: Visitor, caller: Caller, read: Read) -> Answer:
@@ -151,8 +153,8 @@ class Ingress:
             self._limiter.refund(paid)
             raise
 
-    async def _pay(self, caller: Caller, n_pairs: int) -> Admission:
-        paid = await self._limiter.admit(caller.subject, caller.tier, n_pairs)
+    async def _pay(self, caller: Caller, n_pairs: int, *, service: bool = True) -> Admission:
+        paid = await self._limiter.admit(caller.subject, caller.tier, n_pairs, service=service)
         if isinstance(paid, Refusal):
             raise QuotaExceeded(paid.violated, paid.retry_after_s, fields(paid.quotas))
         return paid

@@ -12,12 +12,14 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.serve._private.constants import SERVE_NAMESPACE
 
 from deployments.core.lease import Message, Reply
 from deployments.core.ledger import Ledger
 
 PROTOCOL = 1  # counts up with every change of deployments/core/lease.py: both sides must be of the same
 NAMESPACE = "nli-serve"
+LOOK_S = 0.5  # between two looks at who of the silent has died
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
@@ -33,10 +35,22 @@ class Quota:
         self._ledger = Ledger(
             secrets.randbits(62), time.monotonic_ns(), restarted=restarted or again, secret=os.urandom(16)
         )
+        self._looked = 0.0
 
     def check(self, message: Message) -> Reply:
         """One message of a replica; they are handled one after the other."""
+        if time.monotonic() - self._looked > LOOK_S:
+            self._bury_the_dead()
         return self._ledger.handle(message, time.monotonic_ns())
+
+    def _bury_the_dead(self) -> None:
+        """Serve's replicas are named actors, of which the cluster knows within a second that they have died."""
+        self._looked = time.monotonic()
+        for replica in self._ledger.silent():
+            try:
+                ray.get_actor(replica, namespace=SERVE_NAMESPACE)
+            except ValueError:
+                self._ledger.bury(replica)
 
     def pid(self) -> int:
         """Of the process, for tests that kill it."""

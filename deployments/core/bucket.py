@@ -12,8 +12,11 @@ Source: ITU-T I.371 (GCRA); the bound: docs/adr/0007.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+PARTS = 1_000_000  # shares are counted in parts of the whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,19 @@ class Rate:
     limit: int
     window_ns: int
     burst: int
+
+
+class Reserved(NamedTuple):
+    """What others may have held in place of every bucket."""
+
+    at: int
+    """When they may have."""
+
+    ns: int
+    """For how long they may have filled up by then, at the full rate."""
+
+    share: int
+    """Of the burst, in `PARTS`, that they could hold at most."""
 
 
 class _Open(NamedTuple):
@@ -53,16 +69,15 @@ class Bucket:
         self._spent: dict[int, int] = {}  # by grant, oldest first: what a refund could still bring back
         self._n_spent = 0
 
-    def settle(self, now: int, reserved: tuple[int, int] = (0, 0)) -> None:
+    def settle(self, now: int, reserved: Sequence[Reserved] = ()) -> None:
         """Bring it to `now`, before anything else is asked of it.
 
         Args:
-            reserved: a time, and for how long others had been filling up in its place until then: what they may have
-                was missing here at that time, though never more than a burst.
+            reserved: what was missing here at earlier times.
         """
         rate = self.rate
-        at, ns = reserved
-        self._cap(at + min(ns, -(-rate.burst * rate.window_ns // rate.limit)))
+        for at, ns, share in reserved:
+            self._cap(at + min(ns, -(-rate.burst * share * rate.window_ns // (rate.limit * PARTS))))
         while self._open and (first := next(iter(self._open.items())))[1].expires <= now:
             self._cap(first[1].expires)
             self._forget(first[0])

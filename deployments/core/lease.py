@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from .bucket import Rate
 
-PARTS = 1_000_000  # shares are counted in parts of the whole
 MS = 1_000_000  # ns
 ADDRESS = "address "  # begins the subjects of callers without a key, of which there may be any number
-LEASE_NS = 100 * MS  # from sending the message: after that nothing that its reply grants may be spent
+LEASE_NS = 200 * MS  # from sending the message: after that nothing that its reply grants may be spent
 GRACE_NS = 1_000 * MS  # for the report of what a lease has left; then that is lost
-QUIET_NS = 200 * MS  # without a word from the ledger, until a replica counts alone
+QUIET_NS = 500 * MS  # without a word from the ledger, until a replica counts alone
 ALONE_NS = 4_000 * MS  # at most: the ledger is back 1.3 to 3.4 s after a SIGKILL
 
 
@@ -45,6 +44,9 @@ class Check(NamedTuple):
 
     ahead: tuple[int, int] = (0, 0)
     """What the replica expects to spend for this subject within `LEASE_NS`."""
+
+    service: bool = True
+    """Whether the level above all callers counts, too."""
 
 
 class Left(NamedTuple):

@@ -90,6 +90,14 @@ class Ledger:
             self._take_back(message, with_refunds=is_news)
         return Reply(message.seq, self._epoch, permit, [self._answer(check) for check in message.checks])
 
+    def silent(self) -> list[str]:
+        """Replicas not heard of lately, for whose shares the ledger's clock stands still."""
+        return self._shares.silent()
+
+    def bury(self, replica: str) -> None:
+        """A replica has certainly died: its share is free again."""
+        self._shares.bury(replica)
+
     def _take_back(self, message: Message, *, with_refunds: bool) -> None:
         for closed in message.closed:
             if grant := self._grants.get(closed.id):
@@ -131,7 +139,7 @@ class Ledger:
             (self._bucket(one, unit, rate), unit, names(level)[unit])
             for level, one in (("caller", account), ("service", self._service))
             for unit, rate in enumerate(self._rates(one))
-            if rate is not None
+            if rate is not None and (one is account or check.service)
         ]
 
     def _left(self, subject: str) -> tuple[Left | None, Left | None]:

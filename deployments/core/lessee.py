@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .bucket import Bucket, Rate
+from .bucket import PARTS, Bucket, Rate
 from .lease import (
     ALONE_NS,
     LEASE_NS,
-    PARTS,
     QUIET_NS,
     Check,
     Closed,
@@ -178,7 +177,7 @@ class Lessee:
         found = []
         for level, subject, rates in levels:
             for unit, rate in enumerate(rates):
-                if rate is not None:
+                if rate is not None and (subject or check.service):
                     bucket = self._own.setdefault((subject, unit), Bucket(self._share(rate), self._alone[0]))
                     bucket.settle(now)
                     found.append((bucket, check.cost[unit], names(level)[unit]))
@@ -317,7 +316,7 @@ class _Demand:
         known = self._now.get(check.subject)
         requests, pairs = known.ahead if known else (0, 0)
         ahead = (requests + check.cost[0], pairs + check.cost[1])
-        self._now[check.subject] = Check(check.subject, check.tier, (0, 0), ahead)
+        self._now[check.subject] = check._replace(cost=(0, 0), ahead=ahead)
 
     def expected(self, now: int) -> dict[str, Check]:
         """A check for each subject that has asked more than once, which costs nothing and asks for a lease."""

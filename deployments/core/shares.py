@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .lease import ALONE_NS, PARTS, QUIET_NS, Holding, Permit
+from .bucket import PARTS, Reserved
+from .lease import ALONE_NS, QUIET_NS, Holding, Permit
+
+MAX_RESERVED = 8  # each is looked at by every bucket
 
 
 @dataclass(slots=True)
@@ -40,10 +43,11 @@ class Shares:
         self.clock = now
         """Nanoseconds by which the ledger counts; never faster than time."""
 
-        self.reserved = (0, 0)
-        """The last time of the clock at which some may have been alone, and for how long they may have filled up."""
+        self.reserved: list[Reserved] = []
+        """For those who may have been alone, by the clock; oldest first."""
 
-        self._former = _Holder(PARTS if restarted else 0, now, now + QUIET_NS + ALONE_NS)
+        alone_ns = QUIET_NS + ALONE_NS  # before this ledger, and after
+        self._former = _Holder(PARTS if restarted else 0, now - alone_ns, now + alone_ns)
         self._returned: set[str] = set()
         self._holders: dict[str, _Holder] = {}
 
@@ -53,25 +57,35 @@ class Shares:
         alone = [self._former, *self._holders.values()]
         lost = sum(one.share * max(0, min(now, one.until) - max(self._now, one.since)) for one in alone)
         self.clock += now - self._now - -(-lost // PARTS)
-        held = sum(
-            one.share * (min(now, one.until) - one.since)
-            for one in self._holders.values()
-            if one.since < now and one.until > self._now
-        )
-        if self._former.until > self._now:  # it may have been alone for long when this ledger started
-            held += self._former.share * (QUIET_NS + ALONE_NS)
-        if held:
-            self.reserved = (self.clock, max(-(-held // PARTS), sum(self.reserved) - self.clock))
+        self._reserve([one for one in alone if one.share and one.since < now and one.until > self._now], now)
         self._now = now
         for replica in [name for name, one in self._holders.items() if one.until <= now]:
             del self._holders[replica]
         if self._former.until <= now:
             self._former.share = 0
 
+    def _reserve(self, alone: list[_Holder], now: int) -> None:
+        """Keep in mind what these may hold, and forget what cannot be missing anywhere any more."""
+        kept = [one for one in self.reserved if one.at + one.ns > self.clock]
+        if alone:
+            held = -(-sum(one.share * (min(now, one.until) - one.since) for one in alone) // PARTS)
+            share = min(PARTS, sum(one.share for one in alone))
+            kept = [one for one in kept if one.share > share or one.at + one.ns > self.clock + held]
+            kept.append(Reserved(self.clock, held, share))
+        self.reserved = _merged(kept)
+
     def is_news(self, replica: str, seq: int) -> bool:
         """Whether no message of this replica with this or a later number has come."""
         known = self._holders.get(replica)
         return known is None or seq > known.seq
+
+    def silent(self) -> list[str]:
+        """Replicas that may be alone, or may have died."""
+        return [name for name, one in self._holders.items() if one.share and one.since < self._now]
+
+    def bury(self, replica: str) -> None:
+        """It has died, and so holds nothing any more."""
+        self._holders.pop(replica, None)
 
     def renew(self, replica: str, seq: int, holding: Holding, *, stays: bool) -> Permit:
         """A message of a replica: what it says of itself now counts, and it gets the next permit.
@@ -102,3 +116,11 @@ class Shares:
         if holding.stamp is not None and replica not in self._returned and self._former.share:
             self._returned.add(replica)
             self._former.share = max(0, self._former.share - holding.former_share)
+
+
+def _merged(reserved: list[Reserved]) -> list[Reserved]:
+    """Not too many: of the two oldest one that reserves at least as much as both."""
+    while len(reserved) > MAX_RESERVED:
+        old, new, *rest = reserved
+        reserved = [Reserved(new.at, max(new.ns, old.at + old.ns - new.at), max(new.share, old.share)), *rest]
+    return reserved

@@ -23,9 +23,9 @@ from deployments.core.lessee import ABANDON_NS, Lessee, Passed
 from deployments.core.quota import Quota, Unit
 
 PATIENCE_S = 0.05  # for the ledger's answer; then the replica counts alone, if it may
-LONG_PATIENCE_S = 0.2  # more, until it may
+LONG_PATIENCE_S = 0.5  # more, until it may
 FIRST_PATIENCE_S = 5.0  # until the ledger was heard from for the first time: it takes 1 to 2 s to start
-HEARTBEAT_S = 0.05
+HEARTBEAT_S = 0.1
 PROBE_S = 0.1  # between two messages to a ledger that cannot be reached
 
 _UNITS: tuple[Unit, Unit] = ("requests", "pairs")
@@ -91,18 +91,25 @@ class Limiter:
     def max_concurrent(self, tier: str | None) -> int:
         return self._caller(tier).max_concurrent
 
-    async def admit(self, subject: str, tier: str | None, pairs: int) -> Admission | Refusal:
+    async def admit(
+        self, subject: str, tier: str | None, pairs: int, *, service: bool = True
+    ) -> Admission | Refusal:
         """Take one request and so many pairs out of the buckets of the subject and of the service, or nothing.
 
+        Args:
+            service: whether the service's quota is touched; who has no key must not use it up for others.
+
         Raises:
-            CostTooLarge: more pairs than a burst holds.
+            CostTooLarge: more pairs than a burst holds; that is one request, too.
             Unavailable: nobody can tell.
         """
-        check = Check(subject, self._lessee.tier(tier), (1, pairs))
+        check = Check(subject, self._lessee.tier(tier), (1, pairs), service=service)
         if not self._lessee.is_limited(check.tier):
             return Admission(check, None, [])
         most = self._lessee.most_pairs(check.tier)
         if most is not None and pairs > most:
+            if isinstance(one := await self.admit(subject, tier, 0, service=service), Refusal):
+                return one
             raise CostTooLarge(f"{pairs:,} pairs, but your quota lets at most {most:,} pass at once; send fewer texts")
         decision = self._lessee.decide(check, self._clock()) or await self._ask_ledger(check)
         if isinstance(decision, Unable):

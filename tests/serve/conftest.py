@@ -50,7 +50,8 @@ class App:
         self.name = f"nli{next(_numbers)}"
         self.http = cluster.http
         self._rest = cluster.rest
-        self._args = {"engine": engine, "app": options.pop("app", {}), "options": options}
+        self._args = {name: options.pop(name, {}) for name in ("app", "admissions")}
+        self._args |= {"engine": engine, "options": options}
         self._ingress = ingress
         self.put(**classifier)
 

@@ -15,11 +15,14 @@ from ray.serve import Application
 
 from deployments.contract.args import AppArgs, ModelArgs
 from deployments.contract.model import ServedModel
+from deployments.core.lease import Check, Reply
+from deployments.core.lessee import Lessee, Passed
 from deployments.engines.fake import FakeEngine
 from deployments.engines.protocol import Engine, FloatArray, Pair
 from deployments.engines.refusal import StartRefused
 from deployments.graph import assemble
 from deployments.graph import build as build_real
+from deployments.quota import open_ledger
 
 MODEL = ServedModel(name="fake", revision=None, engine="torch-fp32", fallback=False, template="This is {}.")
 
@@ -110,6 +113,56 @@ class HangingEngine(FakeEngine):
                 task.cancel()
 
 
+def open_recorded_ledger(log: str, application: str, **options: Any) -> Any:
+    """Called in each replica of the front door: from then on it writes down what it lets pass, when it does."""
+    file = Path(log).open("a", buffering=1)  # noqa: SIM115 - for as long as the process lives
+    decide, receive, alone, refund = Lessee.decide, Lessee.receive, Lessee.alone, Lessee.refund
+
+    def write(check: Check, decision: object, now: int, n: int = 1) -> None:
+        if isinstance(decision, Passed) and check.cost[0]:
+            file.write(f"{now} {n * check.cost[0]} {n * check.cost[1]}\n")
+
+    def recorded_decide(self: Lessee, check: Check, now: int) -> Any:
+        found = decide(self, check, now)
+        if not (isinstance(found, Passed) and found.grant is None):  # else `alone` has written it down
+            write(check, found, now)
+        return found
+
+    def recorded_receive(self: Lessee, reply: Reply, now: int) -> Any:
+        sent = self._sent
+        found = receive(self, reply, now)
+        for check, one in zip(sent.message.checks if sent else (), found or (), strict=False):
+            write(check, one, now)
+        return found
+
+    def recorded_alone(self: Lessee, check: Check, now: int) -> Any:
+        found = alone(self, check, now)
+        write(check, found, now)
+        return found
+
+    def recorded_refund(self: Lessee, passed: Passed, check: Check, now: int) -> None:
+        write(check, passed, now, -1)
+        refund(self, passed, check, now)
+
+    if not hasattr(Lessee, "is_recorded"):
+        Lessee.is_recorded = True  # type: ignore[attr-defined]
+        Lessee.decide, Lessee.receive = recorded_decide, recorded_receive  # type: ignore[method-assign]
+        Lessee.alone, Lessee.refund = recorded_alone, recorded_refund  # type: ignore[method-assign]
+    return open_ledger(application, **options)
+
+
+class Admissions:
+    """What all replicas let pass: (when in ns, requests) in order of time; a refund is negative."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        log.touch()
+
+    def all(self) -> list[tuple[int, int]]:
+        lines = [line.split() for line in self._log.read_text().splitlines() if line.count(" ") == 2]
+        return sorted((int(at), int(requests)) for at, requests, _ in lines)
+
+
 def word_id(word: str) -> int:
     """As the fake engine tokenises it."""
     return FakeEngine().pairs([word], ["x"])[0][0].premise[0]
@@ -124,7 +177,10 @@ def build(args: dict[str, Any]) -> Application:
     if args["engine"] not in engines:
         return build_real(AppArgs(auth="off", model=ModelArgs(name=args["engine"])))
     app_args = AppArgs.model_validate({"auth": "off", **args.get("app", {})})
-    return assemble(app_args, MODEL, partial(_load, engines[args["engine"]], args["options"]))
+    load = partial(_load, engines[args["engine"]], args["options"])
+    if log := args.get("admissions"):
+        return assemble(app_args, MODEL, load, partial(open_recorded_ledger, log))
+    return assemble(app_args, MODEL, load)
 
 
 def _load(engine: type[FakeEngine], options: dict[str, Any], gpu_fraction: float) -> Engine:

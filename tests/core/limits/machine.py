@@ -13,7 +13,7 @@ from deployments.core.lessee import Passed
 
 from .world import SUBJECTS, Replica, World, policies
 
-TIMES_NS = (1, 3 * MS, 40 * MS, 60 * MS, 120 * MS, 250 * MS, 1_500 * MS, 5_000 * MS)
+TIMES_NS = (1, 3 * MS, 40 * MS, 60 * MS, 220 * MS, 550 * MS, 1_500 * MS, 5_000 * MS)
 LIMITS = (1, 20, 200)
 BURSTS = (2, 10, 30)
 
@@ -115,7 +115,7 @@ class Machine(RuleBasedStateMachine):
             self.world.restart_ledger()
 
     def _die(self, a: int, b: int) -> None:
-        self.world.crash_replica(a % len(self.world.replicas))
+        self.world.crash_replica(a % len(self.world.replicas), known=b % 2 == 0)
 
     def _change(self, a: int, b: int) -> None:
         self.world.change(policies(LIMITS[a % 3], BURSTS[b % 3], LIMITS[a // 3 % 3], BURSTS[b // 3 % 3]))

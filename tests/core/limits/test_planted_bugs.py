@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployments.core.bucket import Bucket, Rate
-from deployments.core.lease import GRACE_NS, LEASE_NS, MS, PARTS, Check, Denied, Message, Reply
+from deployments.core.bucket import PARTS, Bucket, Rate
+from deployments.core.lease import GRACE_NS, LEASE_NS, MS, Check, Denied, Message, Reply
 from deployments.core.ledger import Ledger
 from deployments.core.lessee import Lessee
 from deployments.core.shares import Shares
@@ -139,7 +139,7 @@ def keeps_the_ledgers_clock_running(patch: Patch) -> None:
 def reserves_nothing_for_who_is_alone(patch: Patch) -> None:
     def advance(self: Shares, now: int) -> None:
         original(self, now)
-        self.reserved = (0, 0)
+        self.reserved = []
 
     original = Shares.advance
     patch.setattr(Shares, "advance", advance)
@@ -217,7 +217,7 @@ def about_to_lease(limit: int) -> tuple[World, Replica, Replica]:
     for _ in range(3):
         world.arrive(busy, "a", 0)
         world.talk(busy)
-    world.pass_time(150 * MS)
+    world.pass_time(220 * MS)
     world.speak(busy)
     return world, busy, other
 

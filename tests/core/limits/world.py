@@ -48,6 +48,7 @@ class Waiting:
 
 @dataclass(eq=False)
 class Replica:
+    name: str
     lessee: Lessee
     skew: int
     """Its clock, less the time."""
@@ -144,7 +145,10 @@ class World:
     def restart_ledger(self) -> None:
         self.ledger = self._new_ledger()
 
-    def crash_replica(self, index: int) -> None:
+    def crash_replica(self, index: int, *, known: bool) -> None:
+        """And the ledger may learn of it."""
+        if known and self.ledger is not None:
+            self.ledger.bury(self.replicas[index].name)
         self.replicas[index] = self._new_replica()
 
     def change(self, rules: Policies) -> None:
@@ -228,7 +232,8 @@ class World:
 
     def _new_replica(self) -> Replica:
         self._names += 1
-        replica = Replica(Lessee(f"replica {self._names}"), skew=self._names * 977 * MS)
+        name = f"replica {self._names}"
+        replica = Replica(name, Lessee(name), skew=self._names * 977 * MS)
         self._configure(replica)
         return replica
 
