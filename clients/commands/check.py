@@ -5,7 +5,7 @@ here everything that can be known beforehand is known before anything starts. Th
 from the data to problems: is the YAML sound (document.py), is each key one that something reads
 (spelling.py), does this service do what it asks for (unsupported.py), can the processes of the replicas start
 (runtime_env.py), is the code that it names there (imports.py), has each value the right type (values.py), do the
-values agree with each other (here), and is there a machine for it (capacity.py).
+values agree with each other (here, and access.py for keys and limits), and is there a machine for it (capacity.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import ServeDeploySchema
 
-from clients.commands import runtime_env
+from clients.commands import access, runtime_env
 from clients.commands.capacity import Demand, NoSupply, Supply, shortages
 from clients.commands.document import KeyPath, Problem, read
 from clients.commands.imports import missing_code
@@ -29,9 +30,10 @@ from clients.commands.spelling import Level, level, nearest, unknown_keys
 from clients.commands.unsupported import unsupported
 from clients.commands.values import stumble, without, wrong_values
 from deployments.contract.args import AppArgs, CapsArgs, ClassifierConfig
+from deployments.contract.limits import IngressConfig
 
 IMPORT_PATH = "deployments.graph:build"
-USER_CONFIGS: Mapping[str, type[BaseModel] | None] = {"Ingress": None, "Classifier": ClassifierConfig}
+USER_CONFIGS: Mapping[str, type[BaseModel]] = {"Ingress": IngressConfig, "Classifier": ClassifierConfig}
 DEFAULT_HOST = "0.0.0.0"  # Serve's, where the file names none
 DEFAULT_ONGOING = 5  # `max_ongoing_requests`, likewise
 MAX_PORT = 65535
@@ -42,11 +44,12 @@ _DEPLOYMENT: KeyPath = (*APP, "deployments")
 
 def _levels() -> Level:
     """Serve's schema, with what it calls only `dict` filled in, and less what it has given up."""
+    user_configs = {name: inner for name, model in USER_CONFIGS.items() if (inner := level(model))}
     places: dict[KeyPath, Level | None] = {
         (*APP, "args"): level(AppArgs),
         (*APP, "runtime_env"): runtime_env.LEVEL,
         (*APP, "autoscaling_policy"): level(AutoscalingPolicy),
-        (*_DEPLOYMENT, "user_config"): level(ClassifierConfig),
+        (*_DEPLOYMENT, "user_config"): Level({}, by_name=user_configs),
         (*_DEPLOYMENT, "ray_actor_options", "runtime_env"): runtime_env.LEVEL,
     }
     gone = {(*APP, "host"), (*APP, "port")}  # Serve refuses them there: http_options has them
@@ -132,8 +135,6 @@ def _wrong_deployments(deployments: Iterable[tuple[KeyPath, Mapping[str, Any]]])
             continue
         if name not in USER_CONFIGS:
             yield Problem((*path, "name"), f"no deployment {name!r} in the graph; {nearest(name, USER_CONFIGS)}")
-        elif USER_CONFIGS[name] is None and "user_config" in deployment:
-            yield Problem((*path, "user_config"), f"{name} takes no user_config; remove it")
         if name in seen:
             yield Problem((*path, "name"), f"{name!r} is configured twice; keep one")
         seen.add(name)
@@ -147,6 +148,7 @@ def _contradictions(data: object) -> Iterator[Problem]:
     yield from _wrong_port(data)
     yield from _serve_refuses_first(data)
     yield from _wrong_device(data)
+    yield from access.contradictions(data, datetime.now(UTC))
     for path, deployment in deployments(data):
         yield from _wrong_amounts(options(deployment), (*path, "ray_actor_options"))
 

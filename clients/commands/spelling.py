@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import get_args, get_origin
 
 from pydantic import BaseModel
 
-from clients.commands.document import KeyPath, Problem, dotted
+from clients.commands.document import KeyPath, Problem
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Level:
     keys: Mapping[str, Level | None]  # None: any value
     is_list: bool = False
     or_other: bool = False  # what is no mapping may stand here, too
+    each: Level | None = None  # of a mapping whose keys are names of one's own: what may stand under each
+    by_name: Mapping[str, Level] | None = None  # the `name` beside this value says which of them it is
 
 
 def level(
@@ -47,14 +49,17 @@ def level(
             name: field.annotation for name, field in annotation.model_fields.items() if (*path, name) not in gone
         }
         return Level({name: level(inner, places, gone, (*path, name)) for name, inner in fields.items()})
-    inside = (level(argument, places, gone, path) for argument in _members(annotation))
+    inside = (level(argument, places, gone, path) for argument in get_args(annotation))
     first = next((found for found in inside if found is not None), None)
-    return Level(first.keys, is_list=True) if first and get_origin(annotation) is list else first
+    origin = get_origin(annotation)
+    if first and origin in (dict, Mapping):
+        return Level({}, each=first)
+    return replace(first, is_list=True) if first and origin is list else first
 
 
 def unknown_keys(data: object, root: Level) -> Iterator[Problem]:
     """Every key that nothing reads, with the nearest valid name or the place where it belongs."""
-    yield from _unknown(data, root, (), dict(_places(root, ())))
+    yield from _unknown(data, root, (), dict(_places(root, "")))
 
 
 def close(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -70,17 +75,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"did you mean {found}?" if found else f"allowed: {', '.join(allowed)}"
 
 
-def _members(annotation: object) -> tuple[object, ...]:
-    return () if get_origin(annotation) in (dict, Mapping) else get_args(annotation)
-
-
-def _unknown(data: object, here: Level, path: KeyPath, places: Mapping[KeyPath, Level]) -> Iterator[Problem]:
+def _unknown(data: object, here: Level, path: KeyPath, places: Mapping[str, Level]) -> Iterator[Problem]:
     if here.is_list:
         if isinstance(data, list):
             for index, item in enumerate(data):
                 if item is None:
                     yield Problem((*path, index), "expected a mapping, got nothing")
-                yield from _unknown(item, Level(here.keys), (*path, index), places)
+                yield from _unknown(item, replace(here, is_list=False), (*path, index), places)
         elif data is not None:
             yield Problem(path, f"expected a list, got {_kind(data)}")
     elif isinstance(data, dict):
@@ -90,36 +91,40 @@ def _unknown(data: object, here: Level, path: KeyPath, places: Mapping[KeyPath, 
 
 
 def _unknown_in_mapping(
-    data: dict[object, object], here: Level, path: KeyPath, places: Mapping[KeyPath, Level]
+    data: dict[object, object], here: Level, path: KeyPath, places: Mapping[str, Level]
 ) -> Iterator[Problem]:
     for key, value in data.items():
         below = (*path, str(key))
-        if key not in here.keys:
+        inner = here.keys.get(str(key), here.each)
+        if inner and inner.by_name:
+            inner = inner.by_name.get(str(data.get("name")))
+        if key not in here.keys and not here.each:
             yield Problem(below, f"unknown key; {_advice(str(key), here, places)}")
-        elif (inner := here.keys[str(key)]) is not None:
+        elif not isinstance(key, str):
+            yield Problem(below, f"should be a name, got {key!r}; put it in quotes")
+        elif inner:
             yield from _unknown(value, inner, below, places)
 
 
-def _advice(key: str, here: Level, places: Mapping[KeyPath, Level]) -> str:
-    elsewhere = [_place(path) for path, there in places.items() if key in there.keys]
+def _advice(key: str, here: Level, places: Mapping[str, Level]) -> str:
+    elsewhere = [place for place, there in places.items() if key in there.keys]
     if elsewhere:
         return f"belongs under {' or '.join(elsewhere)}"
-    everywhere = {name: path for path, there in places.items() for name in there.keys}
+    everywhere = {name: place for place, there in places.items() for name in there.keys}
     if not close(key, here.keys) and (found := close(key, everywhere, cutoff=0.8)):
-        return f"did you mean {found} under {_place(everywhere[found])}?"
+        return f"did you mean {found} under {everywhere[found]}?"
     return nearest(key, here.keys)
 
 
-def _places(here: Level, path: KeyPath) -> Iterator[tuple[KeyPath, Level]]:
-    """Every mapping that the file may have."""
-    yield path, here
+def _places(here: Level, place: str) -> Iterator[tuple[str, Level]]:
+    """Every mapping that the file may have, less those under names of one's own, which repeat others."""
+    yield place or "the top level", here
     for key, inner in here.keys.items():
         if inner is not None:
-            yield from _places(inner, (*path, key, 0) if inner.is_list else (*path, key))
-
-
-def _place(path: KeyPath) -> str:
-    return dotted(path).replace("[0]", "[]") if path else "the top level"
+            below = f"{place}.{key}".removeprefix(".")
+            yield from _places(inner, f"{below}[]" if inner.is_list else below)
+            for name, one in (inner.by_name or {}).items():
+                yield from _places(one, f"{place.removesuffix('[]')}[{name}].{key}")
 
 
 def _kind(data: object) -> str:

@@ -59,7 +59,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
     if found["type"] == "missing":
         return "required, but not there"
     message = " ".join(found["msg"].removeprefix("Value error, ").removeprefix("Input ").split())
-    if found["type"] == "value_error":
+    if found["type"] in ("value_error", "too_long"):
         return message
     return f"{message}, got {found['input']!r}" + (BARE_WORDS if isinstance(found["input"], bool) else "")
 

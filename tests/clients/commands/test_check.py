@@ -6,6 +6,7 @@ import copy
 import socket
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clients.commands import capacity
 from clients.commands.capacity import Supply
 from clients.commands.check import check
 from clients.commands.document import KeyPath, dotted
+from deployments.contract.keys import KeyFile, KeyRecord, dump, new_key
 
 FILE = Path(__file__).parent.parent.parent.parent / "serve_config.yaml"
 TEXT = FILE.read_text()
@@ -26,6 +28,7 @@ MACHINE = Supply("this machine", cpus=8, gpus=2, memory=16 * 2**30, others=OTHER
 GPUS_OF_NODE = "ray._private.accelerators.NvidiaGPUAcceleratorManager.get_current_node_num_accelerators"
 PIP_OPTIONS = {"pip_check": True, "pip_version": "==26.0", "pip_install_options": ["--no-cache-dir"]}
 UV_OPTIONS = {"uv_check": True, "uv_version": "==0.9", "uv_pip_install_options": ["--no-cache"]}
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 GONE = object()  # for `_changed`: without this key
 
 APP: KeyPath = ("applications", 0)
@@ -37,6 +40,10 @@ GPUS: KeyPath = (*CLASSIFIER, "ray_actor_options", "num_gpus")
 OPTIONS: KeyPath = (*CLASSIFIER, "ray_actor_options")
 SCALING: KeyPath = (*CLASSIFIER, "autoscaling_config")
 HOST: KeyPath = ("http_options", "host")
+LIMITS: KeyPath = (*INGRESS, "user_config")
+CALLER: KeyPath = (*LIMITS, "caller")
+KEYS_FILE: KeyPath = (*APP, "args", "keys_file")
+RATE = {"limit": 5, "burst": 10}
 
 
 def _keys(node: object, path: KeyPath = ()) -> Iterator[KeyPath]:
@@ -107,7 +114,10 @@ def test_a_key_at_the_top_level_that_belongs_further_down_is_refused(tmp_path: P
     [
         (("host",), "http_options"),
         ((*CLASSIFIER, "num_gpus"), "applications[].deployments[].ray_actor_options"),
-        ((*APP, "max_batch_tokens"), "applications[].deployments[].user_config"),
+        ((*APP, "max_batch_tokens"), "applications[].deployments[Classifier].user_config"),
+        ((*LIMITS, "max_batch_tokens"), "applications[].deployments[Classifier].user_config"),
+        ((*CLASSIFIER, "user_config", "caller"), "applications[].deployments[Ingress].user_config"),
+        ((*LIMITS, "max_concurrent"), "applications[].deployments[Ingress].user_config.caller"),
         ((*APP, "args", "device"), "applications[].args.model"),
         ((*MODEL, "auth"), "applications[].args"),
         ((*APP, "port"), "http_options or grpc_options"),  # Serve's schema still has it there, to refuse it
@@ -131,7 +141,10 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         ),
         ((*CLASSIFIER, "user_config", "zzz"), 1, "unknown key; allowed: max_batch_tokens"),
         (("HTTP_OPTIONS",), {}, "unknown key; did you mean http_options?"),
-        (("max_batch_token",), 1, "did you mean max_batch_tokens under applications[].deployments[].user_config?"),
+        (("max_batch_token",), 1, "did you mean max_batch_tokens under applications[].deployments[Classifier]"),
+        ((*LIMITS, "tierz"), {}, "unknown key; did you mean tiers?"),
+        ((*LIMITS, "tiers"), {"gold": {"pair": None}}, "user_config.tiers.gold.pair: unknown key; did you mean pairs?"),
+        ((*LIMITS, "tiers"), {"a": {"requests": {**RATE, "brust": 1}}}, "tiers.a.requests.brust: unknown key; did you"),
         (("controller_options",), {"runtime_env": {"env_var": {}}}, "disallowed keys ['env_var']"),
         ((*APP, "autoscaling_policy"), {"policy_functio": "a:b"}, "did you mean policy_function?"),
         ((*CLASSIFIER, "request_router_config"), {"request_router_clas": "a:b"}, "did you mean request_router_class?"),
@@ -157,6 +170,18 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         ((*MODEL, "revision"), "main", "String should match pattern"),
         ((*CLASSIFIER, "user_config", "max_batch_tokens"), 0, "should be greater than 0, got 0"),
         ((*CLASSIFIER, "user_config"), [4096], "expected a mapping, got a list"),
+        (LIMITS, [20], "user_config: expected a mapping, got a list"),
+        ((*CALLER, "requests", "limit"), 0, "should be greater than 0, got 0"),
+        ((*CALLER, "requests", "burst"), -1, "should be greater than 0, got -1"),
+        ((*CALLER, "requests", "burst"), GONE, "required, but not there"),
+        ((*CALLER, "requests", "window_s"), 0.5, "should be a valid integer, got 0.5"),
+        ((*CALLER, "requests"), [20], "expected a mapping, got a list"),
+        ((*CALLER, "requests"), 20, "expected a mapping, got 20"),
+        (CALLER, None, "should be an object, got None"),
+        ((*LIMITS, "tiers"), ["gold"], "expected a mapping, got a list"),
+        ((*LIMITS, "tiers"), {"gold": 5}, "tiers.gold: expected a mapping, got 5"),
+        ((*LIMITS, "tiers"), {"very gold": {}}, "tiers.very gold: String should match pattern"),
+        ((*LIMITS, "tiers"), {7: {}}, "tiers.7: should be a name, got 7; put it in quotes"),
         (SCALING, {"min_replica": 1}, "did you mean min_replicas?"),
         (SCALING, {"min_replicas": 3, "max_replicas": 2}, "greater than or equal to"),
         ((*CLASSIFIER, "request_router_config"), {"request_router_class": 1}, "should be a valid string, got 1"),
@@ -172,8 +197,6 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         ((*APP, "route_prefix"), "/nli", "'/nli'; expected /"),
         ((*APP, "route_prefix"), None, "None; expected /"),
         ((*CLASSIFIER, "name"), "Clasifier", "no deployment 'Clasifier' in the graph; did you mean Classifier?"),
-        ((*CLASSIFIER, "name"), "Ingress", "'Ingress' is configured twice"),
-        ((*INGRESS, "user_config"), {"max_batch_tokens": 1}, "Ingress takes no user_config"),
         (("applications",), [], "0 applications, expected exactly one"),
         (("applications",), SHIPPED["applications"] * 2, "2 applications, expected exactly one"),
         (("applications",), [None], "expected a mapping, got nothing"),
@@ -220,6 +243,11 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         # Who refuses first.
         ((*INGRESS, "max_ongoing_requests"), 1024, "1024 for the Ingress, but args.caps.max_in_flight is 1024"),
         ((*INGRESS, "max_ongoing_requests"), GONE, "5 for the Ingress, but args.caps.max_in_flight is 1024"),
+        # Limits that say what cannot be.
+        ((*CALLER, "pairs", "burst"), 4095, "4095, but args.caps.max_pairs lets a request of 4096 pairs in"),
+        ((*LIMITS, "service"), {"pairs": {**RATE, "burst": 9}}, "service.pairs.burst: 9, but args.caps.max_pairs lets"),
+        ((*CALLER, "max_concurrent"), 1025, "1025, but args.caps.max_in_flight is 1024 for all callers together"),
+        ((*LIMITS, "tiers"), {"a": {"max_concurrent": 1025}}, "tiers.a.max_concurrent: 1025, but args.caps.max_in_fl"),
         # Devices.
         ((*MODEL, "device"), "cuda", "cuda, but the Classifier has no num_gpus"),
         (GPUS, 1.5, "a fraction of one GPU, or whole GPUs"),
@@ -245,7 +273,7 @@ def test_refuses(tmp_path: Path, path: KeyPath, value: object, said: str) -> Non
 
     found = _check(tmp_path, data)
 
-    assert len(found) == 1 + ("twice" in said), found
+    assert len(found) == 1, found
     assert said in found[0]
     assert dotted(path[:4]) in found[0]
 
@@ -262,6 +290,12 @@ def test_refuses(tmp_path: Path, path: KeyPath, value: object, said: str) -> Non
         ((*OPTIONS, "resources"), {"ssd": 2, "node:__internal_implicit_resource_a": 1}),
         ((*OPTIONS, "accelerator_type"), "H100"),
         ((*APP, "args", "caps"), {"max_in_flight": 2047}),
+        (LIMITS, GONE),
+        (LIMITS, None),
+        (LIMITS, {}),
+        ((*LIMITS, "tiers"), {"gold": {}, "small": {"requests": None, "pairs": RATE, "max_concurrent": 1024}}),
+        ((*LIMITS, "service"), {"requests": RATE}),
+        ((*CALLER, "pairs", "burst"), 4096),
         ((*APP, "runtime_env", "pip"), ["numpy"]),
         *[((*APP, "runtime_env", "pip"), {"packages": ["numpy"], key: value}) for key, value in PIP_OPTIONS.items()],
         *[((*APP, "runtime_env", "uv"), {"packages": ["numpy"], key: value}) for key, value in UV_OPTIONS.items()],
@@ -270,6 +304,114 @@ def test_refuses(tmp_path: Path, path: KeyPath, value: object, said: str) -> Non
 )
 def test_accepts(tmp_path: Path, path: KeyPath, value: object) -> None:
     assert _check(tmp_path, _changed((path, value))) == []
+
+
+def test_a_deployment_that_is_configured_twice_is_told(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*APP, "deployments"), [*DEPLOYMENTS, DEPLOYMENTS[0]])))
+
+    assert "applications[0].deployments[2].name: 'Ingress' is configured twice" in found
+
+
+def test_a_user_config_is_held_against_the_deployment_of_its_name(tmp_path: Path) -> None:
+    assert _check(tmp_path, _changed(((*APP, "deployments"), DEPLOYMENTS[::-1]))) == []
+
+    found = _check(tmp_path, _changed((LIMITS, _at(SHIPPED, (*CLASSIFIER, "user_config")))))
+
+    assert len(found) == len(_at(SHIPPED, (*CLASSIFIER, "user_config")))
+    assert all(line.endswith("belongs under applications[].deployments[Classifier].user_config") for line in found)
+
+
+def test_too_many_tiers_are_told_without_repeating_them(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*LIMITS, "tiers"), {f"t{n}": {} for n in range(101)})))
+
+    assert found.endswith("tiers: Dictionary should have at most 100 items after validation, not more")
+
+
+def test_a_limit_is_told_with_its_line(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, TEXT.replace("burst: 8192", "burst: 9"))
+
+    line = next(n for n, text in enumerate(TEXT.splitlines(), 1) if "burst: 8192" in text)
+    assert found.startswith(f"config.yaml:{line}: {dotted((*CALLER, 'pairs', 'burst'))}: 9, but")
+
+
+def test_the_default_burst_is_too_small_for_a_high_cap(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*APP, "args", "caps"), {"max_pairs": 8193}), (LIMITS, GONE)))
+
+    assert f"{dotted((*CALLER, 'pairs', 'burst'))}: 8192, but args.caps.max_pairs lets a request of 8193" in found
+
+
+def test_the_default_of_max_concurrent_need_not_follow_a_low_cap(tmp_path: Path) -> None:
+    data = _changed(((*APP, "args", "caps"), {"max_in_flight": 10}), ((*CALLER, "max_concurrent"), GONE))
+
+    assert _check(tmp_path, data) == []
+
+
+# API keys.
+
+
+def _with_keys(folder: Path, *keys: KeyRecord, tiers: tuple[str, ...] = (), host: str = "0.0.0.0") -> list[str]:
+    file = folder / "keys.json"
+    file.write_text(dump(KeyFile(keys=keys)))
+    return _check(folder, _required(file, tiers, host))
+
+
+def _required(file: Path, tiers: tuple[str, ...] = (), host: str = "127.0.0.1") -> dict[str, Any]:
+    auth = ((*APP, "args", "auth"), "required"), (KEYS_FILE, str(file))
+    return _changed(*auth, (HOST, host), ((*LIMITS, "tiers"), {tier: {} for tier in tiers}))
+
+
+def _key(tier: str | None = None, **changes: object) -> KeyRecord:
+    return new_key("acme", tier, now=LONG_AGO)[0].model_copy(update=changes)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_a_key_file_is_accepted_whoever_can_connect(tmp_path: Path, host: str) -> None:
+    assert _with_keys(tmp_path, _key(), _key("gold"), tiers=("gold",), host=host) == []
+
+
+def test_a_key_file_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+
+    (found,) = _check(tmp_path, _required(file))
+
+    assert f"{dotted(KEYS_FILE)}: there is no {file}; make it with `nli-serve keys create --file {file}" in found
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("{", "Invalid JSON"), ('{"keys": [{"id": "x"}]}', "keys[0].id: String should match")]
+)
+def test_a_broken_key_file_is_told_with_its_mistake(tmp_path: Path, content: str, why: str) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(content)
+
+    (found,) = _check(tmp_path, _required(file))
+
+    assert f"{dotted(KEYS_FILE)}: {file} cannot be used: {why}" in found
+    assert f"make a new one with `nli-serve keys create --file {file} --tenant NAME`" in found
+
+
+@pytest.mark.parametrize(("name", "why"), [("", "Is a directory"), ("keys\0", "embedded null byte")])
+def test_a_key_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, why: str) -> None:
+    (found,) = _check(tmp_path, _required(tmp_path / name))
+
+    assert f"cannot be used: {why}; mend it, or move it away" in found
+
+
+def test_a_key_file_is_not_looked_at_while_auth_is_off(tmp_path: Path) -> None:
+    assert _check(tmp_path, _changed((KEYS_FILE, str(tmp_path / "keys.json")))) == []
+
+
+def test_a_tier_that_only_keys_know_is_told_once_with_their_ids(tmp_path: Path) -> None:
+    one, other = _key("gold"), _key("gold")
+
+    (found,) = _with_keys(tmp_path, _key("silver"), one, other, tiers=("silver",))
+
+    assert f"{dotted((*LIMITS, 'tiers', 'gold'))}: not there, but {tmp_path / 'keys.json'} has it" in found
+    assert f"as the tier of {one.id}, {other.id}; add it" in found
+
+
+def test_keys_that_open_no_door_need_no_tier(tmp_path: Path) -> None:
+    assert _with_keys(tmp_path, _key("gold", disabled=True), _key("gold", expires=LONG_AGO)) == []
 
 
 def test_the_ingress_needs_room_beyond_the_cap_of_the_file(tmp_path: Path) -> None:
