@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from clients.cli import main
 from deployments.contract.args import AppArgs, ClassifierConfig
+from deployments.contract.limits import IngressConfig
 from deployments.web.openapi import document
 
 DOCS = Path(__file__).parent
@@ -35,8 +36,9 @@ def files() -> dict[Path, str]:
 def config() -> str:
     """A table of every field of `args` and `user_config`."""
     rows = [
-        *_rows(AppArgs, "args"),
-        *_rows(ClassifierConfig, "Classifier.user_config"),
+        *_rows(AppArgs.model_construct(), "args"),  # as no file is complete without a key file, or `auth: off`
+        *_rows(IngressConfig(), "Ingress.user_config"),
+        *_rows(ClassifierConfig(), "Classifier.user_config"),
     ]
     return "\n".join(["| key | default | what |", "|---|---|---|", *rows])
 
@@ -46,13 +48,16 @@ def commands() -> str:
     return "\n\n".join(f"```\n{_help(words)}\n```" for words in _words(main, ["nli-serve"]))
 
 
-def _rows(model: type[BaseModel], path: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _rows(field.annotation, f"{path}.{name}")
-        else:
-            default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
-            yield f"| `{path}.{name}` | {default} | {field.description} |"
+def _rows(defaults: BaseModel, path: str) -> Iterator[str]:
+    """One for each field, with what holds where the file leaves out all of it."""
+    for name, field in type(defaults).model_fields.items():
+        key, default = f"{path}.{name}", getattr(defaults, name)
+        if not isinstance(default, BaseModel):
+            yield f"| `{key}` | `{json.dumps(default)}` | {field.description} |"
+            continue
+        if not isinstance(field.annotation, type):  # what else may stand here, only its description says
+            yield f"| `{key}` | as follows | {field.description} |"
+        yield from _rows(default, key)
 
 
 def _words(command: click.Command, words: list[str]) -> Iterator[list[str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import files
+from deployments.contract.args import DEFAULT_REVISION
+from docs.generate import config, files
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -16,6 +17,22 @@ PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.name)
 def test_what_is_generated_is_fresh(file: Path) -> None:
     assert file.read_text() == files()[file], "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("key", "default"),
+    [
+        ("args.auth", '"required"'),
+        ("args.model.revision", f'"{DEFAULT_REVISION}"'),
+        ("Ingress.user_config.caller.requests.limit", "20"),
+        ("Ingress.user_config.caller.requests.window_s", "1"),
+        ("Ingress.user_config.caller.pairs.burst", "8192"),
+        ("Ingress.user_config.service.pairs", "null"),
+        ("Ingress.user_config.tiers", "{}"),
+    ],
+)
+def test_the_default_of_a_key_is_what_holds_without_it(key: str, default: str) -> None:
+    assert f"| `{key}` | `{default}` |" in config()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -52,7 +52,7 @@ class ModelArgs(Args):
     """A Hub id, an absolute folder, or `embedded`."""
 
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
-    """The commit of a Hub id, all 40 digits; a folder has none."""
+    """The commit of a Hub id, all 40 digits, by default that of the default `name`; a folder has none."""
 
     fallback: Literal["embedded"] | None = None
     """What answers when the weights are not on this machine; null refuses to start instead."""

@@ -29,10 +29,10 @@ class RatesArgs(Args):
     """Both units; null: not limited."""
 
     requests: RateArgs | None = None
-    """Each request is one, whatever becomes of it."""
+    """As at `caller`; null: not limited."""
 
     pairs: RateArgs | None = None
-    """Texts times labels."""
+    """As at `caller`; null: not limited."""
 
 
 class CallerArgs(Args):
