@@ -1,7 +1,7 @@
 """The ledger: every bucket, and what of them is leased to which replica.
 
-One for all replicas of the front door. It starts with empty buckets, after a crash too: what the one before it had
-granted may be spent for `LEASE_NS` still. Pure: the time comes as an argument, chance as `epoch` and `secret`.
+One for all replicas of the front door. After a crash it starts with empty buckets, `LEASE_NS` later: for so long what
+the one before it had granted may still be spent. Pure: the time comes as an argument, chance as `epoch` and `secret`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MAX_SUBJECTS = 200_000  # some 100 MB
 PROBES, PROBES_WHEN_FULL = 2, 100  # accounts looked at for each new one, so that those not needed any more go
 AHEAD_PART = 10  # at most a tenth of a burst is leased ahead of need
 
+LONG_AGO = -(2**80)  # ns; any bucket is full since
+
 _Levels = list[tuple[Bucket, int, str]]  # bucket, 0 for requests or 1 for pairs, name of the policy
 
 
@@ -57,7 +59,7 @@ class Ledger:
 
     Args:
         epoch: another number for every ledger.
-        restarted: there was a ledger before this one.
+        restarted: there was a ledger before this one; if not, all buckets are full.
         secret: for the slots of addresses.
     """
 
@@ -67,7 +69,7 @@ class Ledger:
         self._epoch = epoch
         self._secret = secret
         self._shares = Shares(now, restarted=restarted)
-        self._empty_at = self._shares.clock + LEASE_NS
+        self._empty_at = self._shares.clock + LEASE_NS if restarted else LONG_AGO
         self._max_subjects = max_subjects
         self.policies = Policies({}, Rates(None, None))
         self._told_at = 0

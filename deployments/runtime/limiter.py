@@ -91,9 +91,7 @@ class Limiter:
     def max_concurrent(self, tier: str | None) -> int:
         return self._caller(tier).max_concurrent
 
-    async def admit(
-        self, subject: str, tier: str | None, pairs: int, *, service: bool = True
-    ) -> Admission | Refusal:
+    async def admit(self, subject: str, tier: str | None, pairs: int, *, service: bool = True) -> Admission | Refusal:
         """Take one request and so many pairs out of the buckets of the subject and of the service, or nothing.
 
         Args:

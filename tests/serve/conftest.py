@@ -119,21 +119,22 @@ async def load(url: httpx2.URL, callers: int, requests: Sequence[bytes]) -> None
 
     async def caller() -> None:
         reader, writer = await asyncio.open_connection(url.host, url.port)
-        for request in waiting:
-            writer.write(request)
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError as error:  # a server may close a connection that it keeps, at any time
-                if error.partial:
-                    raise
-                writer.close()
-                reader, writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            for request in waiting:
                 writer.write(request)
-                head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), head
-            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
-        writer.close()
-        await writer.wait_closed()
+                try:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                except asyncio.IncompleteReadError as error:  # a server may close a connection that it keeps, any time
+                    if error.partial:
+                        raise
+                    writer.close()
+                    reader, writer = await asyncio.open_connection(url.host, url.port)
+                    writer.write(request)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200"), head
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+        finally:
+            writer.close()
 
     await asyncio.gather(*(caller() for _ in range(callers)))
 

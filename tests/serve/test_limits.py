@@ -10,17 +10,21 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import ray
 from ray.exceptions import RayError
 
 from deployments import quota
-from deployments.contract.errors import QuotaExceeded, ServiceError
+from deployments.contract.errors import QuotaExceeded, ServiceError, Unauthorized
+from deployments.contract.keys import KeyFile, KeyRecord, dump, new_key
 
-from .conftest import App, Deploy
+from .conftest import App, Deploy, load, raw_request, wait_until
 from .stand_ins import Admissions
 
 LIMIT, BURST = 50, 25  # requests per second, and at once
@@ -102,9 +106,10 @@ def test_at_four_times_the_limit_every_window_holds_and_the_rate_is_used(
     assert set(ends) <= {"passed", "refused"}
 
 
-def _ledger_pid(app: App) -> int:
+async def _ledger_pid(app: App) -> int:
     ledger = ray.get_actor(quota.name(app.name), namespace=quota.NAMESPACE)
-    return int(ray.get(ledger.pid.remote(), timeout=10))
+    pid: int = await ledger.pid.remote()
+    return pid
 
 
 def test_killing_the_ledger_and_replicas_breaks_no_window(limited: Callable[..., tuple[App, Admissions]]) -> None:
@@ -115,7 +120,7 @@ def test_killing_the_ledger_and_replicas_breaks_no_window(limited: Callable[...,
     async def kill() -> None:
         for turn in itertools.count():
             await asyncio.sleep(4)
-            killed.append(chance.choice(app.pids("Ingress")) if turn % 2 else _ledger_pid(app))
+            killed.append(chance.choice(app.pids("Ingress")) if turn % 2 else await _ledger_pid(app))
             os.kill(killed[-1], signal.SIGKILL)
 
     start = time.monotonic()
@@ -143,3 +148,104 @@ def test_a_roll_out_breaks_no_window(limited: Callable[..., tuple[App, Admission
     _assert_exact(passed)
     assert _used(passed, start + 1, start + 8) >= 0.8, ends
     assert not before & set(app.pids("Ingress"))
+
+
+# Keys.
+
+
+@dataclass
+class Keys:
+    """A key file, and the token of one key in it."""
+
+    file: Path
+    records: list[KeyRecord] = field(default_factory=list)
+
+    def create(self, **changes: Any) -> str:
+        record, token = new_key("acme", now=datetime.now(UTC))
+        self.records.append(record.model_copy(update=changes))
+        self.write()
+        return token
+
+    def revoke(self) -> None:
+        self.records = [record.model_copy(update={"disabled": True}) for record in self.records]
+        self.write()
+
+    def write(self) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(dump(KeyFile(keys=tuple(self.records))))
+        new.rename(self.file)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "keys.json")
+
+
+@pytest.fixture
+def guarded(deploy: Deploy, keys: Keys) -> Callable[..., App]:
+    def run(**user_config: Any) -> App:
+        keys.write()
+        app = {"auth": "required", "keys_file": str(keys.file), "caps": {"max_pairs": 100}}
+        return deploy(ingress={"num_replicas": 2, "user_config": user_config}, app=app)
+
+    return run
+
+
+def _post(app: App, *authorization: str) -> httpx2.Response:
+    fields = [("Authorization", value.encode()) for value in authorization]
+    return app.http.post("/v1/classify", json=GOOD, headers=[(name.encode(), value) for name, value in fields])
+
+
+def test_a_key_opens_the_door_over_http_and_by_handle_and_nothing_else_does(
+    guarded: Callable[..., App], keys: Keys
+) -> None:
+    token, gone = keys.create(), keys.create(disabled=True)
+    slow = {"requests": {"limit": 1, "window_s": 60, "burst": 3}}
+    app = guarded(tiers={"slow": slow})
+
+    answer = _post(app, f"Bearer {token}")
+    assert answer.status_code == 200
+    assert answer.headers["ratelimit-policy"].count("caller-") == answer.headers["ratelimit"].count("caller-") == 2
+    assert app.handle.classify.remote(GOOD, api_key=token).result(timeout_s=20)["results"]
+    for wrong in ([], ["Bearer"], [f"Basic {token}"], [f"Bearer {token}0"], [f"Bearer {gone}"], ["Bearer é"]):
+        refused = _post(app, *wrong)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized"), wrong
+        assert refused.headers["www-authenticate"] == "Bearer"
+    twice = _post(app, f"Bearer {token}", f"Bearer {token}")
+    assert (twice.status_code, twice.json()["code"]) == (400, "repeated_authorization")
+    for wrong_key in (None, "", gone, 5):
+        with pytest.raises(Unauthorized):
+            app.handle.classify.remote(GOOD, api_key=wrong_key).result(timeout_s=20)
+
+
+def test_a_revoked_key_stops_within_five_seconds_under_load(guarded: Callable[..., App], keys: Keys) -> None:
+    token = keys.create()
+    app = guarded(caller={"requests": None, "pairs": None})
+    requests = [raw_request({**GOOD, "text": f"{i}"}, Authorization=f"Bearer {token}") for i in range(100_000)]
+
+    async def all_day() -> float:
+        """Until the first refusal; how long it took from the revocation."""
+        busy = asyncio.create_task(load(app.http.base_url, 8, requests))
+        await asyncio.sleep(1)
+        assert not busy.done()
+        keys.revoke()
+        revoked = time.monotonic()
+        with pytest.raises(AssertionError, match="401"):
+            await asyncio.wait_for(busy, 10)
+        return time.monotonic() - revoked
+
+    took = asyncio.run(all_day())
+
+    wait_until(lambda: {_post(app, f"Bearer {token}").status_code for _ in range(10)} == {401}, 5 - took)
+
+
+def test_forged_forwarded_addresses_are_one_caller(deploy: Deploy) -> None:
+    pairs = {"limit": 1, "window_s": 60, "burst": 100}
+    app = deploy(ingress={"user_config": {"caller": {"requests": None, "pairs": pairs}}}, app=CAPS)
+    wait_until(lambda: _post(app).status_code == 200, 10)
+
+    forged = [{"X-Forwarded-For": f"203.0.113.{i % 250}, 10.0.{i // 250}.1"} for i in range(1_000)]
+    seen = Counter(app.http.post("/v1/classify", json=GOOD, headers=one).status_code for one in forged)
+
+    assert set(seen) <= {200, 429}
+    assert seen[429] >= 900
