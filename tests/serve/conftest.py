@@ -151,6 +151,7 @@ def cluster() -> Iterator[Cluster]:
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
+        "FORWARDED_ALLOW_IPS": "",  # as `nli-serve up` sets it
         "PYTHONPATH": str(ROOT),
     }
     with pytest.MonkeyPatch.context() as patch:
