@@ -10,6 +10,7 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,6 +46,16 @@ for response in responses:
 print("cancelled", flush=True)
 sys.stdin.readline()
 """
+RECONFIGURE = """
+import json, sys
+import ray
+from ray import serve
+
+ray.init("auto", log_to_driver=False)
+handle = serve.get_app_handle("nli")
+handle._init(_run_router_in_separate_loop=True)
+handle.reconfigure.remote(json.loads(sys.argv[1])).result()
+"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             {
                 "name": "nli",
                 "import_path": "tests.serve.stand_ins:build",
+                "runtime_env": {"env_vars": {"FORWARDED_ALLOW_IPS": ""}},  # as serve_config.yaml has it
                 "args": {
                     "engine": "RecordingEngine",
                     "options": options,
@@ -243,3 +255,18 @@ def test_a_classifier_killed_under_load_costs_nobody_an_answer(service: Service)
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, range(200))) == {200}
+
+
+def test_forged_forwarded_addresses_are_one_caller(service: Service) -> None:
+    """The last one here, as it changes the limits of the service."""
+    pairs = {"limit": 1, "window_s": 600, "burst": 4_096}
+    limits = json.dumps({"caller": {"requests": None, "pairs": pairs}})
+    run = subprocess.run([sys.executable, "-c", RECONFIGURE, limits], env=service.started.env, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
+
+    labels = [f"label{i}" for i in range(64)]
+    payload = {"text": "forged", "labels": labels}
+    forged = [{"X-Forwarded-For": f"203.0.113.{i % 250}, 10.0.{i // 250}.1"} for i in range(1_000)]
+    seen = Counter(service.http.post("/v1/classify", json=payload, headers=one).status_code for one in forged)
+
+    assert seen == {200: 64, 429: 936}
