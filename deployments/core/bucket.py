@@ -56,7 +56,7 @@ class Bucket:
         empty_at: when it held nothing; it is full `burst / limit` windows later.
     """
 
-    __slots__ = ("_n_open", "_n_spent", "_open", "_spent", "_tat", "ahead", "rate")
+    __slots__ = ("_n_open", "_n_spent", "_open", "_settled", "_spent", "_tat", "ahead", "rate")
 
     def __init__(self, rate: Rate, empty_at: int) -> None:
         self.rate = rate
@@ -68,6 +68,7 @@ class Bucket:
         self._n_open = 0
         self._spent: dict[int, int] = {}  # by grant, oldest first: what a refund could still bring back
         self._n_spent = 0
+        self._settled = -1  # until when it has been settled: what happens since then cannot exceed that cap
 
     def settle(self, now: int, reserved: Sequence[Reserved] = ()) -> None:
         """Bring it to `now`, before anything else is asked of it.
@@ -77,11 +78,15 @@ class Bucket:
         """
         rate = self.rate
         for at, ns, share in reserved:
-            self._cap(at + min(ns, -(-rate.burst * share * rate.window_ns // (rate.limit * PARTS))))
+            if at + ns > self._settled:
+                self._cap(at + min(ns, -(-rate.burst * share * rate.window_ns // (rate.limit * PARTS))))
+        if now <= self._settled:
+            return
         while self._open and (first := next(iter(self._open.items())))[1].expires <= now:
             self._cap(first[1].expires)
             self._forget(first[0])
         self._cap(now)
+        self._settled = now
 
     def tokens(self, now: int) -> int:
         """Whole units that may pass now."""
@@ -135,6 +140,7 @@ class Bucket:
         kept = min(self.tokens(now), rate.burst - self._n_open)
         self.rate = rate
         self._tat = rate.limit * now + (rate.burst - kept) * rate.window_ns
+        self._settled = -1
 
     def is_full(self, now: int) -> bool:
         """Nothing is missing and nothing is open: it equals a new one."""
@@ -144,8 +150,14 @@ class Bucket:
         """At that time it held no more than a burst less what was open; what time had refunded by then is refunded."""
         least = self.rate.limit * at + self._n_open * self.rate.window_ns
         self._tat = max(self._tat, least)
-        while self._spent and self._n_spent * self.rate.window_ns > self._tat - least:
-            self._n_spent -= self._spent.pop(next(iter(self._spent)))
+        gone = []
+        for id, amount in self._spent.items():  # one walk: finding the first of a dict gets dearer with each that went
+            if self._n_spent * self.rate.window_ns <= self._tat - least:
+                break
+            self._n_spent -= amount
+            gone.append(id)
+        for id in gone:
+            del self._spent[id]
 
     def _forget(self, id: int) -> _Open | None:
         open = self._open.pop(id, None)

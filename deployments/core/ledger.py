@@ -7,7 +7,7 @@ the one before it had granted may still be spent. Pure: the time comes as an arg
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import OrderedDict, deque
 from typing import NamedTuple
 
 from .bucket import Bucket, Rate
@@ -76,7 +76,7 @@ class Ledger:
         self._service = _Account("")
         self._callers: dict[str, _Account] = {}
         self._round: deque[str] = deque()  # callers, in the order in which they are looked at next
-        self._grants: dict[int, _Grant] = {}  # in order of expiry
+        self._grants: OrderedDict[int, _Grant] = OrderedDict()  # by expiry; in a dict the first is ever dearer to find
         self._n_grants = 0
 
     def handle(self, message: Message, now: int) -> Reply:
