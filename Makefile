@@ -42,3 +42,4 @@ docs: install
 
 bench: install
 	$(BIN)/python -m benchmarks.scheduler
+	$(BIN)/python -m benchmarks.limits

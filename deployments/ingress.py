@@ -44,7 +44,7 @@ from deployments.core.zeroshot import hypotheses
 from deployments.runtime.door import Caller, Door
 from deployments.runtime.joiner import Joiner
 from deployments.runtime.keyfile import KeyFileWatch
-from deployments.runtime.limiter import Admission, Limiter, Refusal
+from deployments.runtime.limiter import Admission, Basis, Limiter, Refusal
 from deployments.web.answers import Answer, encode
 from deployments.web.app import Read, create_app
 from deployments.web.ratelimit import fields
@@ -115,6 +115,10 @@ class Ingress:
 
         credentials = [] if api_key is None else [f"Bearer {api_key}"]
         return (await self._answer(Visitor(HANDLE, credentials, str(uuid.uuid4())), read)).body
+
+    async def decisions(self) -> dict[Basis, int]:
+        """How many decisions on limits this replica has made so far, by what made them: lease, ledger, alone."""
+        return dict(self._limiter.decisions)
 
     async def _answer(self, visitor: Visitor, read: Read) -> Answer:
         if self._in_flight >= self._args.caps.max_in_flight:

@@ -11,9 +11,11 @@ import contextvars
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from deployments.contract.errors import CostTooLarge, Unavailable
 from deployments.contract.limits import CallerArgs, IngressConfig, RateArgs, RatesArgs
@@ -32,6 +34,8 @@ _UNITS: tuple[Unit, Unit] = ("requests", "pairs")
 _log = logging.getLogger("ray.serve")
 
 Ask = Callable[[Message], Awaitable[Reply]]
+Basis = Literal["lease", "ledger", "alone"]
+"""How a decision came about: from a lease and at once, by asking the ledger, or without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Limiter:
         self._wakes = asyncio.Event()
         self._talk: asyncio.Task[None] | None = None
         self._unreachable = False
+        self.decisions: Counter[Basis] = Counter()
+        """Made so far."""
 
     def configure(self, config: IngressConfig, told_at: int) -> None:
         """Take other limits from now on; of two replicas that were told different ones, the later `told_at` counts."""
@@ -109,7 +115,7 @@ class Limiter:
             if isinstance(one := await self.admit(subject, tier, 0, service=service), Refusal):
                 return one
             raise CostTooLarge(f"{pairs:,} pairs, but your quota lets at most {most:,} pass at once; send fewer texts")
-        decision = self._lessee.decide(check, self._clock()) or await self._ask_ledger(check)
+        decision = self._decide(check) or await self._ask_ledger(check)
         if isinstance(decision, Unable):
             raise Unavailable(f"{decision.reason}; try again", retry_after_s=1)
         quotas = self._quotas(check.tier, decision.left)
@@ -135,6 +141,12 @@ class Limiter:
             if rate is not None and one is not None
         ]
 
+    def _decide(self, check: Check) -> Passed | Denied | Unable | None:
+        decision = self._lessee.decide(check, self._clock())
+        if decision is not None:
+            self.decisions["lease" if isinstance(decision, Passed) and decision.grant is not None else "alone"] += 1
+        return decision
+
     # Talking to the ledger.
 
     async def _ask_ledger(self, check: Check) -> Passed | Denied | Unable:
@@ -146,9 +158,12 @@ class Limiter:
         try:
             for seconds in patience:
                 with suppress(TimeoutError):
-                    return await asyncio.wait_for(asyncio.shield(one.decision), seconds)
+                    decision = await asyncio.wait_for(asyncio.shield(one.decision), seconds)
+                    self.decisions["ledger"] += 1
+                    return decision
                 if self._lessee.counts_alone(self._clock()):
                     break
+            self.decisions["alone"] += 1
             return self._lessee.alone(check, self._clock())
         finally:
             one.decision.cancel()

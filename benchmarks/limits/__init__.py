@@ -1,0 +1,1 @@
+"""What the limits cost: `python -m benchmarks.limits`, about two minutes."""
