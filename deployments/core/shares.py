@@ -84,8 +84,9 @@ class Shares:
         return [name for name, one in self._holders.items() if one.share and one.since < self._now]
 
     def bury(self, replica: str) -> None:
-        """It has died, and so holds nothing any more."""
-        self._holders.pop(replica, None)
+        """It has died, and so holds nothing any more; what it said before may still arrive twice."""
+        if one := self._holders.get(replica):
+            one.share, one.stays = 0, False
 
     def renew(self, replica: str, seq: int, holding: Holding, *, stays: bool) -> Permit:
         """A message of a replica: what it says of itself now counts, and it gets the next permit.

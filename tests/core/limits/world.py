@@ -125,9 +125,11 @@ class World:
     def hear(self, index: int, *, again: bool = False) -> None:
         """A reply reaches its replica."""
         replica, reply = self.replies[index] if again else self.replies.pop(index)
+        if replica not in self.replicas:
+            return
         self._lose_patience(replica)
         outcomes = replica.lessee.receive(reply, self._clock(replica))
-        if outcomes is None or replica not in self.replicas:
+        if outcomes is None:
             return
         asked, replica.asked = replica.asked, []
         for one, outcome in zip(asked, outcomes, strict=False):
