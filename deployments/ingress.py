@@ -76,7 +76,7 @@ class Ingress:
         self._ledger: ActorHandle[Any] | None = None
         replica = ray.get_runtime_context().get_actor_name() or uuid.uuid4().hex
         self._limiter = Limiter(replica, self._ask_ledger)
-        self._configure(IngressConfig(), told_at=0)
+        self._configure(IngressConfig(), told_at=time.time_ns())  # without a user_config nothing else is told
         keys = KeyFileWatch(Path(args.keys_file)) if args.auth == "required" and args.keys_file else None
         self._door = Door(keys)
         self._watch = asyncio.get_running_loop().create_task(keys.watch()) if keys else None

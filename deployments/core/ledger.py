@@ -72,7 +72,7 @@ class Ledger:
         self._empty_at = self._shares.clock + LEASE_NS if restarted else LONG_AGO
         self._max_subjects = max_subjects
         self.policies = Policies({}, Rates(None, None))
-        self._told_at = 0
+        self._told_at = -1
         self._service = _Account("")
         self._callers: dict[str, _Account] = {}
         self._round: deque[str] = deque()  # callers, in the order in which they are looked at next
