@@ -157,14 +157,18 @@ class Limiter:
         patience = (PATIENCE_S, LONG_PATIENCE_S) if self._lessee.has_met else (FIRST_PATIENCE_S,)
         try:
             for seconds in patience:
-                with suppress(TimeoutError):
-                    decision = await asyncio.wait_for(asyncio.shield(one.decision), seconds)
+                await asyncio.wait([one.decision], timeout=seconds)
+                if one.decision.done():
                     self.decisions["ledger"] += 1
-                    return decision
+                    return one.decision.result()
                 if self._lessee.counts_alone(self._clock()):
                     break
             self.decisions["alone"] += 1
             return self._lessee.alone(check, self._clock())
+        except asyncio.CancelledError:
+            if one.decision.done():  # in this very moment
+                self._give_back(one, one.decision.result())
+            raise
         finally:
             one.decision.cancel()
 
@@ -185,14 +189,16 @@ class Limiter:
                 await asyncio.sleep(PROBE_S)
             elif not self._waiting:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wakes.wait(), HEARTBEAT_S)
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await self._wakes.wait()
 
     async def _exchange(self, *, stays: bool) -> bool:
         """One message and its reply; False: there was none."""
         asked, self._waiting = [one for one in self._waiting if not one.decision.done()], []
         message = self._lessee.message([one.check for one in asked], self._clock(), stays=stays)
         try:
-            reply = await asyncio.wait_for(self._ask(message), ABANDON_NS / 1e9)
+            async with asyncio.timeout(ABANDON_NS / 1e9):
+                reply = await self._ask(message)
             self._note(reachable=True)
         except Exception as error:  # whatever it is, the replica goes on without the ledger
             self._lessee.give_up()
@@ -206,12 +212,15 @@ class Limiter:
 
     def _settle(self, one: _Waiting, outcome: Passed | Denied | Unable | None) -> None:
         if one.decision.done():  # nobody waits any more
-            if isinstance(outcome, Passed):
-                self._lessee.refund(outcome, one.check, self._clock())
+            self._give_back(one, outcome)
         elif outcome is None:  # granted, but the answer took too long
             self._waiting.append(one)
         else:
             one.decision.set_result(outcome)
+
+    def _give_back(self, one: _Waiting, outcome: Passed | Denied | Unable | None) -> None:
+        if isinstance(outcome, Passed):
+            self._lessee.refund(outcome, one.check, self._clock())
 
     def _note(self, *, reachable: bool, why: Exception | None = None) -> None:
         """Once, not ten times a second."""
@@ -220,7 +229,7 @@ class Limiter:
             if reachable:
                 _log.info("the ledger of the limits can be reached again")
             else:
-                _log.warning("the ledger of the limits cannot be reached, each replica counts alone: %s", why)
+                _log.warning("the ledger of the limits cannot be reached, each replica counts alone: %r", why)
 
 
 def policies(config: IngressConfig) -> Policies:
