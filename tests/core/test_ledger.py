@@ -312,6 +312,18 @@ def test_who_is_full_again_makes_room() -> None:
     assert [asking.tokens(subject) for subject in "ac"] == [7, 7]
 
 
+def test_who_never_says_what_became_of_a_grant_makes_room_when_it_has_expired() -> None:
+    asking = Asking(Rates(SLOW, None), max_subjects=1)
+    asking.grant("a", (4, 0))
+    asking.now += OPEN_NS + 4 * SECOND - 1
+    sooner = asking.ask("b")
+    asking.now += 1
+
+    assert isinstance(sooner, Unable)
+    assert asking.tokens("b") == 10
+    assert len(asking.ledger._grants) == 1  # and nothing is kept of the first
+
+
 def test_accounts_that_nobody_needs_go_before_the_table_is_full() -> None:
     asking = Asking(Rates(Rate(1, 1, 1), None), max_subjects=1_000)
     for i in range(200):
@@ -404,6 +416,15 @@ def test_while_a_replica_may_be_alone_the_ledger_fills_nothing_and_what_it_may_h
 
     assert missing == 3
     assert asking.tokens() == 2  # 4 were missing in the end, and a second has passed since
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(EPOCH, PARTS // 2), (EPOCH - 1, 0), (None, 0)])
+def test_a_share_of_another_ledger_is_returned_only_by_who_has_met_this_one(epoch: int | None, share: int) -> None:
+    ledger = Ledger(EPOCH, LATER, restarted=True, secret=b"secret")
+    config = (1, Policies({"": ALWAYS}, ALWAYS))
+    message = Message("replica", 1, epoch, True, Holding(LATER, 0, PARTS // 2), config, [], [], [])
+
+    assert ledger.handle(message, LATER).permit == Permit(LATER, share)
 
 
 def test_time_that_goes_back_gives_nothing_and_breaks_nothing() -> None:

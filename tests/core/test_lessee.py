@@ -187,8 +187,9 @@ def test_another_ledger_is_told_nothing_of_the_one_before_it() -> None:
     talk.lease(requests=1, id=1)
     talk.lease(requests=5, id=2)
     spent, passed = talk.decide(), talk.decide()
+    message = talk.say()
     talk.lessee.refund(spent, ONE, talk.now)
-    talk.hear(talk.say(), epoch=EPOCH + 1)
+    talk.hear(message, epoch=EPOCH + 1)
     talk.lessee.refund(passed, ONE, talk.now)
     message = talk.say()
 
@@ -411,7 +412,8 @@ def test_other_policies_start_it_with_nothing() -> None:
     talk = Talk()
     talk.alone()
     talk.now += SECOND
-    talk.lessee.configure(2, Policies({"": RATES}, Rates(None, None)), talk.now)
+    assert isinstance(talk.decide(), Passed)
+    talk.lessee.configure(2, Policies({"": RATES}, ALWAYS), talk.now)
 
     assert talk.decide() == Denied(SECOND // 10, ("caller-requests",), (None, None))
 

@@ -112,6 +112,21 @@ def test_the_clock_runs_slower_by_the_share_of_who_is_silent() -> None:
     assert shares.reserved == (shares.clock, 500 * MS)
 
 
+def test_what_is_lost_of_a_nanosecond_is_lost_whole() -> None:
+    shares = _shares()
+    silent, other = Replica(shares, "silent"), Replica(shares, "other")
+    for _ in range(3):
+        silent.renew(START)
+        other.renew(START)
+    shares.advance(START + QUIET_NS)
+    other.renew(START + QUIET_NS, stays=False)
+    for ns in (1, 2, 3):
+        shares.advance(START + QUIET_NS + ns)
+
+    assert shares.clock == START + QUIET_NS
+    assert shares.reserved == (START + QUIET_NS, 2)  # one and a half
+
+
 def test_what_was_reserved_runs_out_with_the_clock() -> None:
     shares = _shares()
     Replica(shares).renew(START)
@@ -178,6 +193,27 @@ def test_a_replica_that_leaves_gives_its_share_back_at_once() -> None:
     b.renew(START + 2, stays=False)
     shares.advance(START + 3 * END_NS)
     assert shares.clock == START + 3 * END_NS
+
+
+def test_whatever_who_leaves_says_that_it_has_is_given_up() -> None:
+    shares = _shares()
+    a, b = Replica(shares, "a"), Replica(shares, "b")
+    a.renew(START)
+    shares.renew("a", 2, a.holding, stays=False)
+
+    assert b.renew(START) == PARTS
+
+
+def test_a_larger_share_counts_from_when_it_is_offered() -> None:
+    """Not from when it is known to have arrived."""
+    shares = _shares()
+    a, b, c = Replica(shares, "a"), Replica(shares, "b"), Replica(shares, "c")
+    for _ in range(3):
+        a.renew(START)
+        b.renew(START)
+    b.renew(START, stays=False)
+
+    assert (a.renew(START), c.renew(START)) == (PARTS, 0)
 
 
 def test_who_has_left_is_not_counted_among_those_who_share() -> None:
@@ -281,8 +317,7 @@ def test_shares_never_sum_above_the_whole_and_the_clock_never_runs_faster_than_t
 
         held = [one.permit.share for one in replicas + crashed if one.permit and one.permit.stamp + END_NS > now]
         assert sum(held) <= PARTS
-        most = ns - ns * sum(alone) // PARTS
-        assert 0 <= shares.clock - clock <= most
+        assert 0 <= (shares.clock - clock) * PARTS <= ns * (PARTS - sum(alone))
 
 
 def _alone(permit: Permit, since: int, until: int) -> bool:

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -202,6 +203,16 @@ async def test_one_message_at_a_time_carries_all_checks_that_wait() -> None:
     assert [check.subject for check in around.messages[before].checks] == [f"key {i}" for i in range(10)]
 
 
+async def test_a_check_goes_out_at_once_and_not_with_the_next_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.runtime.limiter.HEARTBEAT_S", 10 * DEADLINE_S)
+    around = Around(limits())
+
+    answers = [await around.admit(subject) for subject in "abc"]
+
+    assert passed(answers) == 3
+    assert [[check.subject for check in message.checks] for message in around.messages] == [["a"], ["b"], ["c"]]
+
+
 async def test_a_busy_key_is_decided_without_a_message() -> None:
     around = Around(limits(limit=1_000, burst=1_000))
     for _ in range(20):
@@ -280,12 +291,13 @@ async def test_a_message_that_gets_no_reply_is_given_up_for_the_next(
     assert "each replica counts alone: TimeoutError()" in caplog.text
 
 
-async def test_the_first_request_waits_for_a_ledger_that_is_starting() -> None:
+async def test_the_first_request_waits_longer_for_a_ledger_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for patience in ("PATIENCE_S", "LONG_PATIENCE_S"):
+        monkeypatch.setattr(f"deployments.runtime.limiter.{patience}", 0.001)
     around = Around(limits())
     around.open.clear()
     waiting = asyncio.create_task(around.admit())
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(waiting), UNTIL_UNAVAILABLE_S)
+    await asyncio.wait([waiting], timeout=0.1)
     around.open.set()
 
     assert isinstance(await waiting, Admission)
@@ -312,16 +324,27 @@ async def test_a_ledger_that_fails_is_logged_once_and_so_is_its_return(caplog: p
 
 async def test_a_check_whose_message_failed_goes_out_again_with_the_next() -> None:
     around = Around(limits())
-    await around.meet()
-    await around.hold()
-    waiting = asyncio.create_task(around.admit())
-    await until(lambda: len(around.limiter._waiting) == 1)
     around.error = RuntimeError("lost")
-    around.open.set()
-    await until(lambda: around.under_way == 0)
+    waiting = asyncio.create_task(around.admit())
+    await until(lambda: len(around.messages) >= 3)
     around.error = None
 
     assert isinstance(await waiting, Admission)
+    assert [len(message.checks) for message in around.messages[:3]] == [1, 1, 1]
+
+
+async def test_a_ledger_that_cannot_be_reached_is_not_asked_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.runtime.limiter.PROBE_S", 10 * DEADLINE_S)
+    around = Around(limits())
+    around.error = RuntimeError("lost")
+    waiting = [asyncio.create_task(around.admit()) for _ in range(2)]
+    await until(lambda: bool(around.messages))
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+    assert len(around.messages) == 1
+    for one in waiting:
+        one.cancel()
 
 
 async def test_an_answer_that_came_too_late_is_asked_for_again() -> None:
@@ -452,17 +475,16 @@ async def test_a_request_that_comes_during_the_good_bye_is_answered() -> None:
     assert [message.stays for message in around.messages[-2:]] == [False, True]
 
 
-async def test_greets_the_ledger_so_that_it_is_met_before_the_first_request() -> None:
+async def test_greets_the_ledger_before_the_first_request_and_only_then() -> None:
     around = Around(limits())
     around.limiter.greet()
-    await until(lambda: around.limiter._lessee.has_met)
+    talk = around.limiter._talk
+    assert talk is not None
+    await asyncio.wait_for(talk, DEADLINE_S)
+    around.limiter.greet()
 
-    assert around.messages[0].checks == []
-    around.limiter.greet()  # and no further word once it has
-    n_messages = len(around.messages)
-    answer = await around.admit()
-    assert isinstance(answer, Admission)
-    assert n_messages <= 2
+    assert [(message.stays, message.checks) for message in around.messages] == [(True, []), (False, [])]
+    assert around.limiter._talk is talk
 
 
 async def test_the_clock_is_the_machines_unless_told_otherwise() -> None:
@@ -472,6 +494,24 @@ async def test_the_clock_is_the_machines_unless_told_otherwise() -> None:
     around.now = time.monotonic_ns() + 3_600 * SECOND
 
     assert isinstance(await limiter.admit("a", None, 1), Admission)
+
+
+async def test_the_talk_has_nothing_of_the_context_of_whoever_began_it() -> None:
+    """Serve keeps there what is to be cancelled when the caller hangs up."""
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+    around = Around(limits())
+    seen: list[str] = []
+
+    async def ask(message: Message) -> Reply:
+        seen.append(caller.get())
+        return await around._ask(message)
+
+    limiter = Limiter("replica", ask, lambda: around.now)
+    limiter.configure(limits(), told_at=1)
+    caller.set("somebody")
+    await limiter.admit("a", None, 1)
+
+    assert set(seen) == {"nobody"}
 
 
 async def test_the_talk_ends_whenever_it_is_cancelled() -> None:
