@@ -50,7 +50,7 @@ class Quota:
             try:
                 ray.get_actor(replica, namespace=SERVE_NAMESPACE)
             except ValueError:
-                self._ledger.bury(replica)
+                self._ledger.bury(replica, time.monotonic_ns())
 
     def pid(self) -> int:
         """Of the process, for tests that kill it."""

@@ -96,9 +96,9 @@ class Ledger:
         """Replicas not heard of lately, for whose shares the ledger's clock stands still."""
         return self._shares.silent()
 
-    def bury(self, replica: str) -> None:
+    def bury(self, replica: str, now: int) -> None:
         """A replica has certainly died: its share is free again."""
-        self._shares.bury(replica)
+        self._shares.bury(replica, now)
 
     def _take_back(self, message: Message, *, with_refunds: bool) -> None:
         for closed in message.closed:

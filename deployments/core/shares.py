@@ -83,8 +83,9 @@ class Shares:
         """Replicas that may be alone, or may have died."""
         return [name for name, one in self._holders.items() if one.share and one.since < self._now]
 
-    def bury(self, replica: str) -> None:
+    def bury(self, replica: str, now: int) -> None:
         """It has died, and so holds nothing any more; what it said before may still arrive twice."""
+        self.advance(now)  # until now it may have been alone
         if one := self._holders.get(replica):
             one.share, one.stays = 0, False
 

@@ -150,7 +150,7 @@ class World:
     def crash_replica(self, index: int, *, known: bool) -> None:
         """And the ledger may learn of it."""
         if known and self.ledger is not None:
-            self.ledger.bury(self.replicas[index].name)
+            self.ledger.bury(self.replicas[index].name, self.now + DAY_NS)
         self.replicas[index] = self._new_replica()
 
     def change(self, rules: Policies) -> None:
