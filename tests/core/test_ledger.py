@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from deployments.core.bucket import Rate
+from deployments.core.bucket import PARTS, Rate
 from deployments.core.lease import (
     ADDRESS,
     ALONE_NS,
     GRACE_NS,
     LEASE_NS,
     MS,
-    PARTS,
     QUIET_NS,
     Check,
     Closed,

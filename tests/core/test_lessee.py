@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from deployments.core.bucket import Rate
+from deployments.core.bucket import PARTS, Rate
 from deployments.core.lease import (
     ALONE_NS,
     LEASE_NS,
     MS,
-    PARTS,
     QUIET_NS,
     Check,
     Closed,

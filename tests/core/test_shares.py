@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.lease import ALONE_NS, MS, PARTS, QUIET_NS, Holding, Permit
+from deployments.core.bucket import PARTS
+from deployments.core.lease import ALONE_NS, MS, QUIET_NS, Holding, Permit
 from deployments.core.shares import Shares
 
 NOTHING = Holding(None, 0, 0)

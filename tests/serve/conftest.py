@@ -61,6 +61,7 @@ class App:
         """Deploy, with these options of the Classifier, of the engine, and of the Ingress."""
         self._args["options"] = options or self._args["options"]
         self._ingress = ingress or self._ingress
+        front = {"max_surge_percent": 100, **SMALL, **QUICK, "user_config": UNLIMITED, **self._ingress}
         application = {
             "name": self.name,
             "import_path": "tests.serve.stand_ins:build",
