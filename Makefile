@@ -1,5 +1,5 @@
-# make install | serve | test | lint | check | fmt | docs | bench. Each is idempotent; nothing is reinstalled unless a
-# file that it depends on changed. Another torch build, before the first install:
+# make install | serve | test | test-long | lint | check | fmt | docs | bench. Each is idempotent; nothing is reinstalled
+# unless a file that it depends on changed. Another torch build, before the first install:
 #   TORCH_PIP_ARGS="--index-url https://.../whl/cu130" make serve
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install serve test lint check fmt docs bench
+.PHONY: install serve test test-long lint check fmt docs bench
 
 install: $(STAMP)
 
@@ -23,7 +23,15 @@ serve: install
 	$(BIN)/nli-serve up $(ARGS)
 
 test: install
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/serve --ignore tests/launch
+	$(BIN)/python -m pytest tests/serve tests/launch
+endif
+
+test-long: install
+	$(BIN)/python -m pytest --long tests/core/limits tests/serve/test_limits.py
 
 lint: install
 	$(BIN)/ruff format --check

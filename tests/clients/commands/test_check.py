@@ -29,7 +29,13 @@ GPUS_OF_NODE = "ray._private.accelerators.NvidiaGPUAcceleratorManager.get_curren
 PIP_OPTIONS = {"pip_check": True, "pip_version": "==26.0", "pip_install_options": ["--no-cache-dir"]}
 UV_OPTIONS = {"uv_check": True, "uv_version": "==0.9", "uv_pip_install_options": ["--no-cache"]}
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-GONE = object()  # for `_changed`: without this key
+
+
+class Gone:
+    """Stands for a key that is taken out."""
+
+
+GONE = Gone  # for `_changed`: without this key
 
 APP: KeyPath = ("applications", 0)
 MODEL: KeyPath = (*APP, "args", "model")
