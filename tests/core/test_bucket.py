@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.bucket import Bucket, Rate
+from deployments.core.bucket import PARTS, Bucket, Rate, Reserved
 
 SECOND = 1_000_000_000
 LONG_AGO = -(10**18)
@@ -177,23 +177,46 @@ def test_what_was_spent_first_is_refunded_by_time_first() -> None:
 
 def test_others_who_have_been_filling_up_in_its_place_leave_it_as_much_less() -> None:
     bucket = _full()
-    bucket.settle(10 * SECOND, reserved=(10 * SECOND, SECOND))
+    bucket.settle(10 * SECOND, reserved=[Reserved(10 * SECOND, SECOND, PARTS)])
 
     assert bucket.tokens(10 * SECOND) == 2
 
 
 def test_what_others_had_is_refilled_since_then_and_never_more_than_a_burst() -> None:
     bucket = _full()
-    bucket.settle(10 * SECOND, reserved=(9 * SECOND, 100 * SECOND))
+    bucket.settle(10 * SECOND, reserved=[Reserved(9 * SECOND, 100 * SECOND, PARTS)])
 
     assert [_tokens_at(bucket, at * SECOND) for at in (10, 11)] == [2, 4]
 
 
 def test_what_others_had_does_not_help_who_is_emptier() -> None:
     bucket = _drained()
-    bucket.settle(0, reserved=(0, SECOND))
+    bucket.settle(0, reserved=[Reserved(0, SECOND, PARTS)])
 
     assert bucket.tokens(0) == 0
+
+
+@pytest.mark.parametrize(("share", "tokens"), [(PARTS // 4, 3), (PARTS // 2, 2), (PARTS // 2 + 1, 1), (PARTS, 0)])
+def test_others_could_hold_no_more_of_the_burst_than_their_share(share: int, tokens: int) -> None:
+    bucket = _full()
+    bucket.settle(10 * SECOND, reserved=[Reserved(10 * SECOND, 100 * SECOND, share)])
+
+    assert bucket.tokens(10 * SECOND) == tokens
+
+
+def test_of_what_was_missing_at_several_times_the_most_is_missing_and_however_often_it_is_told() -> None:
+    reserved = [
+        Reserved(9 * SECOND, 100 * SECOND, PARTS),  # two units, a second later
+        Reserved(19 * SECOND // 2, 100 * SECOND, PARTS // 4),  # one of them, and that is back by then
+        Reserved(10 * SECOND, SECOND // 2, PARTS),  # one
+    ]
+    bucket = _full()
+    tokens = []
+    for at in (20, 20, 21, 23):
+        bucket.settle(at * SECOND // 2, reserved)
+        tokens.append(bucket.tokens(at * SECOND // 2))
+
+    assert tokens == [2, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from deployments.core.lease import (
     Reply,
     Unable,
 )
-from deployments.core.ledger import SLOTS, Ledger
+from deployments.core.ledger import AHEAD_PART, SLOTS, Ledger
 
 SECOND = 1_000 * MS
 LATER = 3_600 * SECOND  # when every bucket is full
@@ -39,13 +39,16 @@ SLOW = Rate(1, SECOND, 10)  # a unit a second
 WIDE = Rate(100_000, SECOND, 1_000_000)
 ALWAYS = Rates(None, None)
 OPEN_NS = LEASE_NS + GRACE_NS  # of a grant that nobody closes
+FEW = 200 * LEASE_NS // SECOND  # units come in while a lease lasts, of 200 a second
 
 
 class Asking:
     """A ledger, and replicas that say good-bye with every message, so that no time is lost by shares."""
 
-    def __init__(self, caller: Rates, service: Rates = ALWAYS, max_subjects: int = 100) -> None:
-        self.ledger = Ledger(EPOCH, 0, restarted=False, secret=b"secret", max_subjects=max_subjects)
+    def __init__(
+        self, caller: Rates, service: Rates = ALWAYS, max_subjects: int = 100, *, restarted: bool = False
+    ) -> None:
+        self.ledger = Ledger(EPOCH, 0, restarted=restarted, secret=b"secret", max_subjects=max_subjects)
         self.config = (1, Policies({"": caller}, service))
         self.now = LATER
         self._seqs = itertools.count(1)
@@ -93,10 +96,18 @@ def test_says_when_the_next_token_comes_where_a_lease_is_open() -> None:
     assert asking.ask(cost=(0, 0)) == Granted(2, (0, 0), (Left(0, SECOND + 1), None))
 
 
-def test_starts_with_empty_buckets_and_fills_them_once_no_old_grant_may_be_spent() -> None:
+def test_the_first_ledger_starts_with_full_buckets() -> None:
     asking = Asking(Rates(SLOW, None))
+    asking.now = 0
 
-    asking.now = LEASE_NS + SECOND - 1
+    assert asking.grant(cost=(10, 0)).left == (Left(0, OPEN_NS + SECOND), None)
+
+
+def test_after_a_restart_it_starts_with_empty_buckets_and_fills_them_once_no_old_grant_may_be_spent() -> None:
+    """By its clock, which stands still until no share of the ledger before it may be used."""
+    asking = Asking(Rates(SLOW, None), restarted=True)
+
+    asking.now = QUIET_NS + ALONE_NS + LEASE_NS + SECOND - 1
     refused = asking.ask()
     asking.now += 1
 
@@ -143,6 +154,20 @@ def test_the_service_counts_all_callers_together() -> None:
     assert asking.ask("k") == Denied(OPEN_NS + SECOND, ("service-requests",), (Left(10, 0), None))
 
 
+def test_a_check_that_leaves_the_service_alone_debits_the_caller_only() -> None:
+    asking = Asking(Rates(SLOW, None), Rates(SLOW, None))
+    spared = Check("a", "", (4, 0), service=False)
+
+    assert asking.send(spared).answers == [Granted(1, (0, 0), (Left(6, OPEN_NS + SECOND), None))]
+    assert isinstance(asking.ask("b", cost=(10, 0)), Granted)  # all that the service has
+    passes, refused, by_service = asking.send(spared, spared, spared._replace(service=True, cost=(1, 0))).answers
+    assert isinstance(passes, Granted)
+    assert isinstance(refused, Denied)
+    assert isinstance(by_service, Denied)
+    assert (refused.violated, by_service.violated) == (("caller-requests",), ("service-requests",))
+    assert asking.tokens() == 2
+
+
 def test_unlimited_callers_pass_and_have_nothing_left_to_tell() -> None:
     assert Asking(ALWAYS).ask(cost=(1_000, 1_000)) == Granted(1, (0, 0), (None, None))
 
@@ -163,15 +188,15 @@ def test_answers_stand_in_the_order_of_the_checks() -> None:
     ("requests", "pairs", "wanted", "ahead"),
     [
         (Rate(1_000, SECOND, 1_000), None, (7, 0), (7, 0)),  # as wanted
-        (Rate(10_000, SECOND, 1_000), None, (500, 0), (100, 0)),  # a tenth of the burst
-        (Rate(200, SECOND, 1_000), None, (500, 0), (20, 0)),  # what comes in 100 ms
-        (Rate(9, SECOND, 1_000), None, (500, 0), (0, 0)),  # nothing comes in 100 ms
-        (Rate(9_000, SECOND, 9), None, (500, 0), (0, 0)),  # no tenth of the burst
-        (WIDE, Rate(200, SECOND, 1_000), (30, 60), (10, 20)),  # the other unit is scaled down with it
-        (Rate(10, SECOND, 1_000), WIDE, (2, 6), (1, 3)),
+        (Rate(10_000, SECOND, 1_000), None, (500, 0), (1_000 // AHEAD_PART, 0)),  # a tenth of the burst
+        (Rate(200, SECOND, 1_000), None, (500, 0), (FEW, 0)),  # what comes in while a lease lasts
+        (Rate(SECOND // LEASE_NS - 1, SECOND, 1_000), None, (500, 0), (0, 0)),  # nothing comes in so soon
+        (Rate(9_000, SECOND, AHEAD_PART - 1), None, (500, 0), (0, 0)),  # no tenth of the burst
+        (WIDE, Rate(200, SECOND, 1_000), (FEW, 2 * FEW), (FEW // 2, FEW)),  # the other unit is scaled down with it
+        (Rate(SECOND // LEASE_NS, SECOND, 1_000), WIDE, (2, 6), (1, 3)),
     ],
 )
-def test_ahead_go_at_most_a_tenth_of_the_burst_and_what_comes_in_100_ms(
+def test_ahead_go_at_most_a_tenth_of_the_burst_and_what_comes_in_while_a_lease_lasts(
     requests: Rate, pairs: Rate | None, wanted: tuple[int, int], ahead: tuple[int, int]
 ) -> None:
     assert Asking(Rates(requests, pairs)).grant(ahead=wanted).ahead == ahead
@@ -415,6 +440,33 @@ def test_while_a_replica_may_be_alone_the_ledger_fills_nothing_and_what_it_may_h
 
     assert missing == 3
     assert asking.tokens() == 2  # 4 were missing in the end, and a second has passed since
+
+
+def test_a_dead_replica_holds_nothing_but_what_it_may_have_spent_and_what_it_said_counts_once() -> None:
+    asking = Asking(Rates(SLOW, None))
+    holds = Message("other", 1, EPOCH, True, NOTHING, asking.config, [Check("a", "", (4, 0))], [], [])
+    (grant,) = asking.ledger.handle(holds, asking.now).answers
+    assert isinstance(grant, Granted)
+    last = holds._replace(
+        seq=2,
+        holding=Holding(LATER, PARTS, 0),
+        checks=[],
+        closed=[Closed(grant.id, (0, 0))],
+        refunds=[Refund(grant.id, (1, 0))],
+    )
+    asking.ledger.handle(last, asking.now)
+    asking.now += QUIET_NS + 2 * SECOND
+    asking.send()
+    silent = [asking.ledger.silent()]
+    asking.ledger.bury("other", asking.now)
+    silent.append(asking.ledger.silent())
+    doubled = asking.ledger.handle(last, asking.now)
+
+    assert silent == [["other"], []]
+    assert doubled.permit == Permit(asking.now, 0)
+    assert [asking.tokens(subject) for subject in "ab"] == [7, 8]  # two may have been spent by who was alone
+    asking.now += SECOND
+    assert [asking.tokens(subject) for subject in "ab"] == [8, 9]
 
 
 @pytest.mark.parametrize(("epoch", "share"), [(EPOCH, PARTS // 2), (EPOCH - 1, 0), (None, 0)])

@@ -100,7 +100,7 @@ def test_what_one_lease_lacks_another_may_have() -> None:
     assert talk.decide(ONE._replace(cost=(1, 2))).grant == 2
 
 
-def test_a_lease_ends_100_ms_after_it_was_asked_for_however_late_it_comes() -> None:
+def test_a_lease_ends_by_when_it_was_asked_for_however_late_it_comes() -> None:
     talk = Talk()
     message = talk.say(ONE._replace(cost=(0, 0)))
     talk.now += LEASE_NS - 1
@@ -213,7 +213,7 @@ def test_asks_for_as_much_ahead_as_who_asks_often_has_spent_of_late() -> None:
     assert with_it == [Check("a", "", (1, 0), (2, 5))]
 
 
-def test_foresees_for_200_ms_at_most() -> None:
+def test_foresees_for_as_long_as_two_leases_at_most() -> None:
     talk = Talk()
     for _ in range(2):
         talk.decide()
@@ -233,6 +233,14 @@ def test_foresees_nothing_from_before_a_pause() -> None:
     talk.now += 2 * LEASE_NS
 
     assert talk.say().checks == []
+
+
+def test_asks_ahead_beside_the_service_for_whom_it_does_not_count() -> None:
+    talk = Talk()
+    for _ in range(2):
+        talk.decide(ONE._replace(service=False))
+
+    assert talk.say().checks == [Check("a", "", (0, 0), (2, 0), service=False)]
 
 
 def test_asks_for_no_lease_where_one_is_fresh() -> None:
@@ -376,6 +384,21 @@ def test_alone_it_debits_all_levels_or_none_and_names_those_that_forbid() -> Non
     by_the_service = Denied(SECOND // 15 + 1, ("service-requests",), (None, None))
     passed = Passed((None, None))
     assert answers == [passed, passed, by_the_caller, passed, by_the_service, by_the_service]
+
+
+def test_alone_it_leaves_the_service_alone_where_that_does_not_count() -> None:
+    talk = Talk(RATES, Rates(Rate(15, SECOND, 30), None))
+    talk.alone()
+    talk.now += SECOND // 5  # 2 of each caller, 3 of the service
+    b, c = (ONE._replace(subject=subject) for subject in "bc")
+    spared = b._replace(service=False)
+
+    answers = [talk.decide(check) for check in (spared, spared, spared, ONE, ONE, c, c, c._replace(service=False))]
+
+    by_the_caller = Denied(SECOND // 10, ("caller-requests",), (None, None))
+    by_the_service = Denied(SECOND // 15 + 1, ("service-requests",), (None, None))
+    passed = Passed((None, None))
+    assert answers == [passed, passed, by_the_caller, passed, passed, passed, by_the_service, passed]
 
 
 def test_alone_it_spends_its_leases_too() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.bucket import PARTS
+from deployments.core.bucket import PARTS, Reserved
 from deployments.core.lease import ALONE_NS, MS, QUIET_NS, Holding, Permit
 from deployments.core.shares import Shares
 
@@ -50,7 +50,7 @@ def test_the_clock_runs_with_time_while_nobody_may_be_alone() -> None:
     shares = _shares()
     shares.advance(START + 10 * MS)
 
-    assert (shares.clock, shares.reserved) == (START + 10 * MS, (0, 0))
+    assert (shares.clock, shares.reserved) == (START + 10 * MS, [])
 
 
 def test_the_clock_never_goes_back() -> None:
@@ -106,11 +106,11 @@ def test_the_clock_runs_slower_by_the_share_of_who_is_silent() -> None:
     for _ in range(3):
         silent.renew(START)
         other.renew(START)
-    for i in range(1, 13):
-        other.renew(START + i * 100 * MS)
+    for ns in range(0, QUIET_NS + 1_000 * MS + 1, QUIET_NS // 5):
+        other.renew(START + ns)
 
-    assert shares.clock == START + 700 * MS  # half of the second is lost in which it may have been alone
-    assert shares.reserved == (shares.clock, 500 * MS)
+    assert shares.clock == START + QUIET_NS + 500 * MS  # half of the second is lost in which it may have been alone
+    assert shares.reserved == [Reserved(shares.clock, 500 * MS, PARTS // 2)]
 
 
 def test_what_is_lost_of_a_nanosecond_is_lost_whole() -> None:
@@ -125,18 +125,20 @@ def test_what_is_lost_of_a_nanosecond_is_lost_whole() -> None:
         shares.advance(START + QUIET_NS + ns)
 
     assert shares.clock == START + QUIET_NS
-    assert shares.reserved == (START + QUIET_NS, 2)  # one and a half
+    assert shares.reserved == [Reserved(START + QUIET_NS, 2, PARTS // 2)]  # one and a half
 
 
 def test_what_was_reserved_runs_out_with_the_clock() -> None:
     shares = _shares()
     Replica(shares).renew(START)
     shares.advance(START + END_NS)
-    reserved = shares.reserved
-    shares.advance(START + END_NS + 1_000 * MS)
+    reserved = [shares.reserved]
+    for ns in (ALONE_NS - 1, ALONE_NS):
+        shares.advance(START + END_NS + ns)
+        reserved.append(shares.reserved)
 
-    assert reserved == (START + QUIET_NS, ALONE_NS)
-    assert shares.reserved == reserved
+    found = [Reserved(START + QUIET_NS, ALONE_NS, PARTS)]
+    assert reserved == [found, found, []]
 
 
 def test_a_larger_time_that_was_reserved_before_outlives_a_smaller_one() -> None:
@@ -147,7 +149,28 @@ def test_a_larger_time_that_was_reserved_before_outlives_a_smaller_one() -> None
     shares.advance(START + END_NS + QUIET_NS + 100 * MS)
 
     clock = START + 2 * QUIET_NS
-    assert shares.reserved == (clock, ALONE_NS - QUIET_NS)
+    large, small = Reserved(START + QUIET_NS, ALONE_NS, PARTS), Reserved(clock, 100 * MS, PARTS)
+    assert (shares.clock, shares.reserved) == (clock, [large, small])
+    shares.bury("short", START + END_NS + QUIET_NS + 100 * MS)
+    shares.advance(START + END_NS + QUIET_NS + 200 * MS)
+    assert shares.reserved == [large]
+
+
+def test_a_larger_share_that_was_reserved_before_outlives_a_longer_time() -> None:
+    """Of a small burst it may have held more."""
+    shares = _shares()
+    all_of_it = Replica(shares, "all")
+    all_of_it.renew(START)
+    shares.bury("all", START + QUIET_NS + 1_000 * MS)
+    half, other = Replica(shares, "half"), Replica(shares, "other")
+    for _ in range(3):
+        half.renew(START + QUIET_NS + 1_000 * MS)
+        other.renew(START + QUIET_NS + 1_000 * MS)
+    other.renew(START + QUIET_NS + 1_000 * MS, stays=False)
+    shares.advance(START + 2 * QUIET_NS + 1_000 * MS + 800 * MS)
+
+    first = Reserved(START + QUIET_NS, 1_000 * MS, PARTS)
+    assert shares.reserved == [first, Reserved(START + 2 * QUIET_NS + 400 * MS, 400 * MS, PARTS // 2)]
 
 
 def test_a_replica_that_speaks_twice_in_the_quiet_time_costs_none() -> None:
@@ -157,7 +180,7 @@ def test_a_replica_that_speaks_twice_in_the_quiet_time_costs_none() -> None:
     for i in range(100):
         replica.renew(START + i * QUIET_NS // 2)
 
-    assert (shares.clock, shares.reserved) == (START + 99 * QUIET_NS // 2, (0, 0))
+    assert (shares.clock, shares.reserved) == (START + 99 * QUIET_NS // 2, [])
 
 
 def test_replies_that_get_lost_count_from_the_last_that_it_has() -> None:
@@ -235,6 +258,51 @@ def test_a_crashed_replica_holds_its_share_until_it_has_run_out() -> None:
     assert offers == [0, 0, PARTS]
 
 
+def test_a_dead_replicas_share_is_free_at_once_and_only_what_it_may_have_spent_until_then_counts() -> None:
+    shares = _shares()
+    Replica(shares, "dead").renew(START)
+    died = START + QUIET_NS + 1_000 * MS
+    shares.bury("dead", died)
+    clock = shares.clock
+    offer = Replica(shares, "other").renew(died)
+    shares.advance(died + 100 * MS)
+
+    assert offer == PARTS
+    assert (clock, shares.clock) == (START + QUIET_NS, START + QUIET_NS + 100 * MS)
+    assert shares.reserved == [Reserved(START + QUIET_NS, 1_000 * MS, PARTS)]
+
+
+def test_what_a_dead_replica_has_said_is_known_and_changes_nothing_when_it_comes_again() -> None:
+    shares = _shares()
+    dead = Replica(shares, "dead")
+    dead.renew(START)
+    dead.renew(START)
+    shares.bury("dead", START)
+    shares.bury("a stranger", START)
+    again = [shares.renew("dead", seq, dead.holding, stays=True) for seq in (1, 2)]
+
+    assert [shares.is_news("dead", seq) for seq in (1, 2, 3)] == [False, False, True]
+    assert again == [Permit(START, 0)] * 2
+    shares.advance(START + END_NS)
+    assert (shares.clock, shares.reserved) == (START + END_NS, [])
+
+
+def test_tells_who_may_be_alone() -> None:
+    shares = _shares()
+    silent, other, poor = (Replica(shares, name) for name in ("silent", "other", "poor"))
+    for _ in range(3):
+        silent.renew(START)
+        other.renew(START)
+    poor.renew(START)
+    found = []
+    for ns in (QUIET_NS, QUIET_NS + 1, END_NS - 1, END_NS):
+        other.renew(START + ns - 1)
+        other.renew(START + ns)
+        found.append(shares.silent())
+
+    assert found == [[], ["silent"], ["silent"], []]
+
+
 def test_late_and_doubled_messages_change_nothing() -> None:
     shares = _shares()
     a, b = Replica(shares, "a"), Replica(shares, "b")
@@ -254,10 +322,10 @@ def test_after_a_restart_all_shares_are_taken_until_they_run_out() -> None:
     shares = _shares(restarted=True)
     replica = Replica(shares)
     offers = [replica.renew(START + ns) for ns in (0, 100 * MS, END_NS - 1)]
-    clock = shares.clock
+    clock, reserved = shares.clock, shares.reserved
 
     assert offers == [0, 0, 0]
-    assert (clock, shares.reserved) == (START, (START, END_NS))
+    assert (clock, reserved) == (START, [Reserved(START, 2 * END_NS - 1, PARTS)])  # before this ledger, too
     assert replica.renew(START + END_NS) == PARTS
     assert replica.renew(START + END_NS + 100 * MS) == PARTS
     assert shares.clock == START + 100 * MS

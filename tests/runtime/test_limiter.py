@@ -13,15 +13,15 @@ import pytest
 
 from deployments.contract.errors import CostTooLarge, Unavailable
 from deployments.contract.limits import CallerArgs, IngressConfig, RateArgs, RatesArgs
-from deployments.core.lease import ALONE_NS, MS, QUIET_NS, Message, Reply
+from deployments.core.lease import ALONE_NS, LEASE_NS, MS, QUIET_NS, Message, Reply
 from deployments.core.ledger import Ledger
 from deployments.core.lessee import IDLE_NS
 from deployments.core.quota import Quota
-from deployments.runtime.limiter import Admission, Limiter, Refusal
+from deployments.runtime.limiter import LONG_PATIENCE_S, PATIENCE_S, Admission, Limiter, Refusal
 
 SECOND = 1_000 * MS
 DEADLINE_S = 5.0
-UNTIL_UNAVAILABLE_S = 0.3
+UNTIL_UNAVAILABLE_S = PATIENCE_S + LONG_PATIENCE_S + 0.05
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +161,33 @@ async def test_a_cost_above_the_burst_is_refused_for_good_with_the_maximum() -> 
     with pytest.raises(CostTooLarge, match=r"4,001 pairs, but your quota lets at most 4,000 pass at once"):
         await around.admit(pairs=4_001)
 
-    assert around.messages == []
     assert isinstance(await around.admit(pairs=4_000), Admission)
+
+
+async def test_a_cost_above_the_burst_costs_one_request_and_no_pairs() -> None:
+    around = Around(limits(burst=2, pairs=RateArgs(limit=5, burst=4_000)))
+    for _ in range(2):
+        with pytest.raises(CostTooLarge):
+            await around.admit(pairs=4_001)
+    asked = {check.cost for message in around.messages for check in message.checks}
+
+    assert (1, 0) in asked
+    assert asked <= {(1, 0), (0, 0)}
+    refused = await around.admit(pairs=4_001)
+    assert isinstance(refused, Refusal)
+    assert refused.violated == ["caller-requests"]
+
+
+async def test_who_is_not_to_touch_the_services_quota_uses_up_none_of_it() -> None:
+    around = Around(limits(service=RateArgs(limit=1, burst=2)))
+
+    spared = [await around.limiter.admit("a", None, 1, service=False) for _ in range(5)]
+    counted = [await around.admit(subject) for subject in "bcd"]
+    after = await around.limiter.admit("d", None, 1, service=False)
+
+    assert passed(spared) == 5
+    assert [type(answer) for answer in counted] == [Admission, Admission, Refusal]
+    assert isinstance(after, Admission)
 
 
 async def test_without_limits_the_ledger_is_never_asked() -> None:
@@ -217,7 +242,7 @@ async def test_a_busy_key_is_decided_without_a_message() -> None:
     around = Around(limits(limit=1_000, burst=1_000))
     for _ in range(20):
         await around.admit()
-    await around.pass_time(90 * MS)
+    await around.pass_time(LEASE_NS - 10 * MS)
     await around.hold()
     before = len(around.messages)
 
@@ -232,7 +257,7 @@ async def test_leases_are_renewed_while_nothing_waits() -> None:
     for _ in range(3):
         await around.admit()
     before = len(around.messages)
-    await around.pass_time(90 * MS)
+    await around.pass_time(LEASE_NS - 10 * MS)
 
     assert all(check.cost == (0, 0) for message in around.messages[before:] for check in message.checks)
     assert any(check.ahead[0] for message in around.messages[before:] for check in message.checks)
@@ -241,7 +266,7 @@ async def test_leases_are_renewed_while_nothing_waits() -> None:
 # A ledger that does not answer.
 
 
-async def test_a_ledger_that_falls_silent_is_unavailable_within_0_3_s_and_then_the_replica_counts_alone() -> None:
+async def test_a_ledger_that_falls_silent_is_unavailable_when_patience_ends_and_then_the_replica_counts_alone() -> None:
     around = Around(limits())
     await around.meet()
     await around.hold()
@@ -352,7 +377,7 @@ async def test_an_answer_that_came_too_late_is_asked_for_again() -> None:
     around.open.clear()
     waiting = asyncio.create_task(around.admit())
     await until(lambda: bool(around.messages))
-    around.now += 100 * MS
+    around.now += LEASE_NS
     around.open.set()
 
     assert isinstance(await waiting, Admission)
