@@ -88,13 +88,13 @@ def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause_whatever_el
     start: Start, config: Config, tmp_path: Path
 ) -> None:
     other = start("tests.launch.other_cluster", port=0)  # which a launcher that looks around would find
-    wait_until(lambda: "up" in other.said(), 60, other.said)
     folder = save_roberta(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"no weights")
     config[1]["applications"][0]["args"]["model"] = {"name": str(folder)}
     _write(config)
 
     service = _up(start, config)
+    wait_until(lambda: "up" in other.said(), 60, other.said)
 
     assert service.wait(120) == 1
     assert f"the deploy failed: StartRefused: {folder} cannot be loaded, SafetensorError" in service.said()

@@ -9,7 +9,8 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,14 @@ def raw_request(payload: dict[str, Any], **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def load(url: httpx2.URL, callers: int, requests: Sequence[bytes]) -> None:
-    """Send raw requests, so many at a time, each caller on a connection that it keeps; all are answered with 200.
+async def load(
+    url: httpx2.URL, callers: int, requests: Sequence[bytes], allowed: Container[int] = frozenset({200})
+) -> Counter[int]:
+    """Send raw requests, so many at a time, each caller on a connection that it keeps; how many got which status.
 
     By hand, since a client library, or a new connection each time, costs more than the server that is to be kept busy.
     """
-    waiting = iter(requests)
+    waiting, seen = iter(requests), Counter[int]()
 
     async def caller() -> None:
         reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -131,12 +134,15 @@ async def load(url: httpx2.URL, callers: int, requests: Sequence[bytes]) -> None
                     reader, writer = await asyncio.open_connection(url.host, url.port)
                     writer.write(request)
                     head = await reader.readuntil(b"\r\n\r\n")
-                assert head.startswith(b"HTTP/1.1 200"), head
+                status = int(head[9:12])
+                assert status in allowed, head
+                seen[status] += 1
                 await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
         finally:
             writer.close()
 
     await asyncio.gather(*(caller() for _ in range(callers)))
+    return seen
 
 
 def free_port() -> int:

@@ -46,7 +46,7 @@ def test_batches_grow_with_the_callers(recorded: Callable[..., App], record: Rec
     def sizes(callers: int) -> list[float]:
         """Requests in each batch; 8 labels, since here the front brings fewer requests than the engine serves pairs."""
         before = len(record.batches)
-        requests = [raw_request({"text": f"{callers} {i}", "labels": LABELS}) for i in range(15 * callers)]
+        requests = [raw_request({"text": f"{callers} {i}", "labels": LABELS}) for i in range(10 * callers)]
         asyncio.run(load(app.http.base_url, callers, requests))
         return [len(batch) / len(LABELS) for batch in record.batches[before:]]
 
