@@ -76,7 +76,7 @@ class Ingress:
         self._ledger: ActorHandle[Any] | None = None
         replica = ray.get_runtime_context().get_actor_name() or uuid.uuid4().hex
         self._limiter = Limiter(replica, self._ask_ledger)
-        self._configure(IngressConfig(), told_at=time.time_ns())  # without a user_config nothing else is told
+        self._limiter.configure(IngressConfig(), told_at=time.time_ns())  # without a user_config nothing else is told
         keys = KeyFileWatch(Path(args.keys_file)) if args.auth == "required" and args.keys_file else None
         self._door = Door(keys)
         self._watch = asyncio.get_running_loop().create_task(keys.watch()) if keys else None
@@ -85,13 +85,11 @@ class Ingress:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:  # async: Serve runs others in a thread
         """Take changed limits without a restart; nonsense is refused by the name of its field."""
-        self._configure(IngressConfig.model_validate(user_config), told_at=time.time_ns())
-        self._limiter.greet()
-
-    def _configure(self, config: IngressConfig, told_at: int) -> None:
+        config = IngressConfig.model_validate(user_config)
         if wrong := config.too_small(self._args.caps):
             raise ValueError(f"user_config.{wrong[0]} is {wrong[1]}")
-        self._limiter.configure(config, told_at)
+        self._limiter.configure(config, told_at=time.time_ns())
+        self._limiter.greet()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._args, self._model, classify=self._answer, probe=self._probe)

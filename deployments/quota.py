@@ -5,6 +5,7 @@ It starts again empty-handed within seconds of a crash (core/ledger.py); replica
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import time
@@ -36,6 +37,7 @@ class Quota:
             secrets.randbits(62), time.monotonic_ns(), restarted=restarted or again, secret=os.urandom(16)
         )
         self._looked = 0.0
+        gc.set_threshold(100_000)  # grants hold no cycles, and to walk over them took a quarter of the time of a check
 
     def check(self, message: Message) -> Reply:
         """One message of a replica; they are handled one after the other."""

@@ -189,23 +189,22 @@ def keys(tmp_path: Path) -> Keys:
 def guarded(deploy: Deploy, keys: Keys) -> Callable[..., App]:
     def run(**user_config: Any) -> App:
         keys.write()
-        app = {"auth": "required", "keys_file": str(keys.file), "caps": {"max_pairs": 100}}
+        app = {"auth": "required", "keys_file": str(keys.file), "caps": {"max_pairs": 9_000}}
         return deploy(ingress={"num_replicas": 2, "user_config": user_config}, app=app)
 
     return run
 
 
-def _post(app: App, *authorization: str) -> httpx2.Response:
+def _post(app: App, *authorization: str, body: dict[str, Any] = GOOD) -> httpx2.Response:
     fields = [("Authorization", value.encode()) for value in authorization]
-    return app.http.post("/v1/classify", json=GOOD, headers=[(name.encode(), value) for name, value in fields])
+    return app.http.post("/v1/classify", json=body, headers=[(name.encode(), value) for name, value in fields])
 
 
 def test_a_key_opens_the_door_over_http_and_by_handle_and_nothing_else_does(
     guarded: Callable[..., App], keys: Keys
 ) -> None:
     token, gone = keys.create(), keys.create(disabled=True)
-    slow = {"requests": {"limit": 1, "window_s": 60, "burst": 3}}
-    app = guarded(tiers={"slow": slow})
+    app = guarded(caller={"pairs": {"limit": 2_000, "burst": 9_000}})
 
     answer = _post(app, f"Bearer {token}")
     assert answer.status_code == 200
@@ -220,6 +219,26 @@ def test_a_key_opens_the_door_over_http_and_by_handle_and_nothing_else_does(
     for wrong_key in (None, "", gone, 5):
         with pytest.raises(Unauthorized):
             app.handle.classify.remote(GOOD, api_key=wrong_key).result(timeout_s=20)
+
+
+def test_a_key_has_the_limits_of_its_tier_and_a_wrong_request_costs_one(
+    guarded: Callable[..., App], keys: Keys
+) -> None:
+    slow = {"requests": {"limit": 1, "window_s": 600, "burst": 3}, "pairs": {"limit": 1, "window_s": 600, "burst": 4}}
+    app = guarded(caller={"pairs": {"limit": 2_000, "burst": 9_000}}, tiers={"slow": slow})
+    token = keys.create(tier="slow")
+    wait_until(lambda: _post(app, f"Bearer {token}", body={}).status_code != 401, 5)  # 422: the first of three
+
+    answer = _post(app, f"Bearer {token}", body={**GOOD, "labels": ["a", "b", "c"]})
+    assert (answer.status_code, answer.headers["ratelimit"].partition(";t")[0]) == (200, '"caller-pairs";r=1')
+    never = _post(app, f"Bearer {token}", body={**GOOD, "labels": ["a", "b", "c", "d", "e"]})
+    assert (never.status_code, never.json()["code"]) == (413, "cost_too_large")  # the third
+    refused = _post(app, f"Bearer {token}")
+    assert (refused.status_code, refused.json()["violated-policies"]) == (429, ["caller-requests"])
+    assert 0 < int(refused.headers["retry-after"]) - 1 < refused.json()["retry_after_s"] <= 600
+    assert "ratelimit-policy" in refused.headers
+    with pytest.raises(QuotaExceeded, match="caller-requests"):
+        app.handle.classify.remote(GOOD, api_key=token).result(timeout_s=20)
 
 
 def test_a_revoked_key_stops_within_five_seconds_under_load(guarded: Callable[..., App], keys: Keys) -> None:
