@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from deployments.contract.args import AppArgs
@@ -51,6 +53,7 @@ from deployments.web.ratelimit import fields
 from deployments.web.visitor import Visitor
 
 PROBE_TIMEOUT_S = 2.0  # a readiness probe that takes longer is as good as a no
+PROBE_EVERY_S = 1.0
 HANDLE = "handle"  # who comes by a handle and without a key
 
 OpenLedger = Callable[..., ActorHandle[Any]]
@@ -70,6 +73,8 @@ class Ingress:
         self._args = args
         self._model = model
         self._in_flight = 0
+        self._probed: asyncio.Task[None] | None = None
+        self._probed_at = 0.0
         self._classifier = classifier
         self._joiner = Joiner(classifier.score.remote, self._forget, dead=RayActorError)
         self._open_ledger = partial(open_ledger, serve.get_replica_context().app_name)
@@ -134,7 +139,9 @@ class Ingress:
         try:
             return self._door.identify(visitor.credentials, visitor.address)
         except (Unauthorized, RepeatedAuthorization):
-            await self._pay(Caller(visitor.address, visitor.address), n_pairs=0, service=False)
+            stranger = Caller(visitor.address, visitor.address)
+            with self._door.inside(stranger, self._limiter.max_concurrent(None)):
+                await self._pay(stranger, n_pairs=0, service=False)
             raise
 
     async def _classify(self, visitor: Visitor, caller: Caller, read: Read) -> Answer:
@@ -142,14 +149,20 @@ class Ingress:
             payload, seconds = await read()
             request = decode(payload, self._args.caps)
             self._check_model(request.model)
-        except ServiceError:
+        except (ServiceError, ClientDisconnect):
             await self._pay(caller, n_pairs=0)
             raise
-        paid = await self._pay(caller, len(request.texts) * len(request.labels))
+        asked = time.monotonic()
         try:
-            outcome = await self._score(self._work(request, caller, seconds))
+            async with asyncio.timeout(seconds):
+                paid = await self._pay(caller, len(request.texts) * len(request.labels))
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        try:
+            outcome = await self._score(self._work(request, caller, seconds - (time.monotonic() - asked)))
             return encode(request, outcome, self._model, visitor.request_id, fields(paid.quotas))
         except HypothesisTooLong as error:
+            self._limiter.refund(paid, requests=False)  # a wrong request, after all
             raise _blame_label(request, error) from None
         except (Unavailable, EngineFailed):
             self._limiter.refund(paid)
@@ -184,6 +197,13 @@ class Ingress:
         await self._classifier.broadcast("forget", ids).results_async(timeout_s=PROBE_TIMEOUT_S)
 
     async def _probe(self) -> None:
+        """One for all who ask within `PROBE_EVERY_S`: anybody may ask, and the engine's time is not theirs."""
+        if self._probed is None or time.monotonic() - self._probed_at > PROBE_EVERY_S:
+            self._probed_at = time.monotonic()
+            self._probed = asyncio.get_running_loop().create_task(self._reach_the_model(), context=Context())
+        await asyncio.shield(self._probed)
+
+    async def _reach_the_model(self) -> None:
         """A text of its own each time, that no cache knows."""
         text = f"ready? {uuid.uuid4()}"
         await self._score({"texts": [text], "hypotheses": ["yes"], "tenant": "probe", "deadline_s": PROBE_TIMEOUT_S})

@@ -9,19 +9,20 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 from .args import Args, CapsArgs
 from .keys import NAME
 
+Count = Annotated[int, Field(gt=0, le=10**12)]  # a header field takes 15 digits, RFC 9651
 TierName = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 
 
 class RateArgs(Args):
     """A token bucket."""
 
-    limit: PositiveInt
+    limit: Count
     """Units in `window_s` seconds."""
 
-    window_s: PositiveInt = 1
+    window_s: Count = 1
     """Whole seconds."""
 
-    burst: PositiveInt
+    burst: Count
     """Units at once, after a pause."""
 
 

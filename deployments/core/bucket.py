@@ -150,10 +150,16 @@ class Bucket:
         """At that time it held no more than a burst less what was open; what time had refunded by then is refunded."""
         least = self.rate.limit * at + self._n_open * self.rate.window_ns
         self._tat = max(self._tat, least)
+        excess = -(-(self._n_spent * self.rate.window_ns - (self._tat - least)) // self.rate.window_ns)
         gone = []
         for id, amount in self._spent.items():  # one walk: finding the first of a dict gets dearer with each that went
-            if self._n_spent * self.rate.window_ns <= self._tat - least:
+            if excess <= 0:
                 break
+            if excess < amount:
+                self._spent[id] -= excess
+                self._n_spent -= excess
+                break
+            excess -= amount
             self._n_spent -= amount
             gone.append(id)
         for id in gone:

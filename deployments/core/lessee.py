@@ -35,6 +35,8 @@ SERVICE = ""  # stands for all callers, beside their subjects
 ABANDON_NS = 2_000_000_000  # a message without a reply for so long is given up
 IDLE_NS = 1_000_000_000  # without a request: then a replica gives back what it holds
 
+MAX_OWN = 100_000  # buckets of a replica that counts alone
+
 
 class Passed(NamedTuple):
     """The request may go on."""
@@ -133,6 +135,8 @@ class Lessee:
         """By this replica's share of each rate and burst, once the ledger has been silent for `QUIET_NS`."""
         if not self.counts_alone(now):
             return Unable("the limits cannot be checked at this moment")
+        if len(self._own) >= MAX_OWN:
+            return Unable("too many callers at this moment")
         debits = self._own_buckets(check, now)
         if any(cost > bucket.rate.burst for bucket, cost, _ in debits):
             return Unable("the limits of a request of this size cannot be checked at this moment")

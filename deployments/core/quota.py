@@ -13,7 +13,7 @@ class Quota:
     """One policy and what is left of it.
 
     Attributes:
-        name: stable, such as `key-requests`.
+        name: stable, such as `caller-requests`.
         limit: units in `window_s` seconds.
         burst: units at once, after a pause.
         remaining: units that would pass now; 0 or more.

@@ -123,10 +123,13 @@ class Limiter:
             return Refusal(list(decision.violated), decision.retry_after_ns / 1e9, quotas)
         return Admission(check, decision, quotas)
 
-    def refund(self, admission: Admission) -> None:
-        """The service could not do the work."""
+    def refund(self, admission: Admission, *, requests: bool = True) -> None:
+        """The work was not done: all that was paid comes back, or the pairs alone."""
         if admission.passed is not None:
-            self._lessee.refund(admission.passed, admission.check, self._clock())
+            cost = admission.check.cost if requests else (0, admission.check.cost[1])
+            self._lessee.refund(admission.passed, admission.check._replace(cost=cost), self._clock())
+            self._start()  # the ledger is to hear of it soon
+            self._wakes.set()
 
     def _caller(self, tier: str | None) -> CallerArgs:
         return self._config.tiers.get(tier or "", self._config.caller)

@@ -172,7 +172,20 @@ def test_what_was_spent_first_is_refunded_by_time_first() -> None:
     first = bucket.tokens(SECOND // 2)
     bucket.refund(2, 2)
 
-    assert (first, bucket.tokens(SECOND // 2)) == (1, 3)
+    assert (first, bucket.tokens(SECOND // 2)) == (2, 4)
+
+
+def test_a_refund_from_a_full_bucket_brings_back_all_that_time_has_not() -> None:
+    bucket = Bucket(Rate(limit=10, window_ns=3_600 * SECOND, burst=1_000), 0)
+    now = 10**6 * SECOND
+    bucket.settle(now)
+    bucket.grant(1, cost=50, ahead=0, expires=now + SECOND)
+    bucket.close(1, unspent=0)
+    bucket.settle(now + SECOND // 10)
+    bucket.refund(1, 50)
+    bucket.settle(now + SECOND // 10)
+
+    assert bucket.tokens(now + SECOND // 10) == 999  # a part of one had been refunded by time, and one is not divided
 
 
 def test_others_who_have_been_filling_up_in_its_place_leave_it_as_much_less() -> None:
