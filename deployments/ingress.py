@@ -79,7 +79,8 @@ class Ingress:
         self._joiner = Joiner(classifier.score.remote, self._forget, dead=RayActorError)
         self._open_ledger = partial(open_ledger, serve.get_replica_context().app_name)
         self._ledger: ActorHandle[Any] | None = None
-        replica = ray.get_runtime_context().get_actor_name() or uuid.uuid4().hex
+        replica = ray.get_runtime_context().get_actor_name()
+        assert replica, "Serve names its replicas, and the ledger takes one whose name is not known for dead"
         self._limiter = Limiter(replica, self._ask_ledger)
         self._limiter.configure(IngressConfig(), told_at=time.time_ns())  # without a user_config nothing else is told
         keys = KeyFileWatch(Path(args.keys_file)) if args.auth == "required" and args.keys_file else None
