@@ -79,11 +79,12 @@ def _serve_run(service: Service) -> list[str]:
 
 def _say_how_to_call(service: Service, ready: Ready, console: Console) -> None:
     where = "the fallback, since the configured model is not on this machine" if ready.fallback else "as configured"
+    key = " -H 'Authorization: Bearer nli_...'" if service.needs_key else ""  # of `nli-serve keys create`
     lines = [
         f"\nReady: {service.url}",
         f"Model: {ready.model} ({ready.engine}), {where}",
-        f"Try:   curl {service.url}/v1/classify --json {shlex.quote(json.dumps(EXAMPLE))}",
-        f"       it says: {ready.example}",
+        f"Try:   curl {service.url}/v1/classify --json {shlex.quote(json.dumps(EXAMPLE))}{key}",
+        f"       {'without a key ' if key else ''}it says: {ready.example}",
         "Stop:  Ctrl-C\n",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

@@ -13,13 +13,14 @@ from deployments.contract.args import AppArgs, ModelArgs
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The address, the application's name and the model."""
+    """The address, the application's name, the model, and whether callers need a key."""
 
     config: Path
     name: str
     host: str
     port: int
     model: ModelArgs
+    needs_key: bool
 
     @property
     def url(self) -> str:
@@ -31,10 +32,12 @@ def read_service(config: Path) -> Service:
     data: dict[str, Any] = yaml.safe_load(config.read_text())
     http = data.get("http_options") or {}
     application = data["applications"][0]
+    args = AppArgs.model_validate(application["args"])
     return Service(
         config=config.resolve(),
         name=application.get("name", "default"),
         host=http.get("host", "0.0.0.0"),
         port=http.get("port", 8000),
-        model=AppArgs.model_validate(application["args"]).model,
+        model=args.model,
+        needs_key=args.auth == "required",
     )
