@@ -108,6 +108,13 @@ class Bucket:
             n_open -= open.amount
         return ready - now
 
+    def next_ns(self, now: int) -> int:
+        """Until there is one unit more, by the rate alone; 0: it is full."""
+        tokens = self.tokens(now)
+        if tokens >= self.rate.burst:
+            return 0
+        return max(0, -(-(self._tat + (tokens + 1 - self.rate.burst) * self.rate.window_ns) // self.rate.limit) - now)
+
     def debit(self, cost: int) -> None:
         """Spend what `wait_ns` has found to be there."""
         self._tat += cost * self.rate.window_ns

@@ -12,6 +12,7 @@ from .bucket import Rate
 
 MS = 1_000_000  # ns
 ADDRESS = "address "  # begins the subjects of callers without a key, of which there may be any number
+SLOTS = 65_536  # that they share: a collision only makes a limit stricter
 LEASE_NS = 200 * MS  # from sending the message: after that nothing that its reply grants may be spent
 GRACE_NS = 1_000 * MS  # for the report of what a lease has left; then that is lost
 QUIET_NS = 500 * MS  # without a word from the ledger, until a replica counts alone

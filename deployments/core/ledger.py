@@ -15,6 +15,7 @@ from .lease import (
     ADDRESS,
     GRACE_NS,
     LEASE_NS,
+    SLOTS,
     Check,
     Denied,
     Granted,
@@ -29,7 +30,6 @@ from .lease import (
 )
 from .shares import Shares
 
-SLOTS = 65_536  # that they share: a collision only makes a limit stricter
 MAX_SUBJECTS = 200_000  # some 100 MB
 PROBES, PROBES_WHEN_FULL = 2, 100  # accounts looked at for each new one, so that those not needed any more go
 AHEAD_PART = 10  # at most a tenth of a burst is leased ahead of need
@@ -152,8 +152,7 @@ class Ledger:
         if bucket is None:
             return None
         clock = self._shares.clock
-        tokens = bucket.tokens(clock)
-        return Left(max(0, tokens), 0 if tokens == bucket.rate.burst else bucket.wait_ns(tokens + 1, clock))
+        return Left(max(0, bucket.tokens(clock)), bucket.next_ns(clock))
 
     # Buckets.
 

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from .bucket import PARTS, Bucket, Rate
 from .lease import (
+    ADDRESS,
     ALONE_NS,
     LEASE_NS,
     QUIET_NS,
+    SLOTS,
     Check,
     Closed,
     Denied,
@@ -34,8 +36,6 @@ SERVICE = ""  # stands for all callers, beside their subjects
 
 ABANDON_NS = 2_000_000_000  # a message without a reply for so long is given up
 IDLE_NS = 1_000_000_000  # without a request: then a replica gives back what it holds
-
-MAX_OWN = 100_000  # buckets of a replica that counts alone
 
 
 class Passed(NamedTuple):
@@ -135,8 +135,6 @@ class Lessee:
         """By this replica's share of each rate and burst, once the ledger has been silent for `QUIET_NS`."""
         if not self.counts_alone(now):
             return Unable("the limits cannot be checked at this moment")
-        if len(self._own) >= MAX_OWN:
-            return Unable("too many callers at this moment")
         debits = self._own_buckets(check, now)
         if any(cost > bucket.rate.burst for bucket, cost, _ in debits):
             return Unable("the limits of a request of this size cannot be checked at this moment")
@@ -182,7 +180,8 @@ class Lessee:
         for level, subject, rates in levels:
             for unit, rate in enumerate(rates):
                 if rate is not None and (subject or check.service):
-                    bucket = self._own.setdefault((subject, unit), Bucket(self._share(rate), self._alone[0]))
+                    key = (_slot(subject), unit)
+                    bucket = self._own.setdefault(key, Bucket(self._share(rate), self._alone[0]))
                     bucket.settle(now)
                     found.append((bucket, check.cost[unit], names(level)[unit]))
         return found
@@ -303,6 +302,11 @@ class Lessee:
 
     def _fresh(self, subject: str, now: int) -> bool:
         return any(lease.expires > now + LEASE_NS // 2 for lease in self._leases.get(subject, ()))
+
+
+def _slot(subject: str) -> str:
+    """As at the ledger, addresses share a fixed number of buckets; Python's hash is keyed anew in every process."""
+    return f"{ADDRESS}{hash(subject) % SLOTS}" if subject.startswith(ADDRESS) else subject
 
 
 class _Demand:

@@ -60,6 +60,7 @@ def test_what_a_tier_leaves_out_is_as_at_the_caller() -> None:
         ({"caller": None}, "caller"),
         ({"caller": {"requests": {**RATE, "limit": 0}}}, "caller.requests.limit"),
         ({"caller": {"requests": {**RATE, "burst": -1}}}, "caller.requests.burst"),
+        ({"caller": {"requests": {**RATE, "burst": 10**12 + 1}}}, "caller.requests.burst"),
         ({"caller": {"requests": {**RATE, "window_s": 0.5}}}, "caller.requests.window_s"),
         ({"caller": {"requests": {"limit": 5}}}, "caller.requests.burst"),
         ({"caller": {"pairs": [5]}}, "caller.pairs"),

@@ -175,6 +175,15 @@ def test_what_was_spent_first_is_refunded_by_time_first() -> None:
     assert (first, bucket.tokens(SECOND // 2)) == (2, 4)
 
 
+def test_the_next_unit_comes_by_the_rate_though_much_is_open() -> None:
+    bucket = _full()
+    fresh = bucket.next_ns(0)
+    bucket.grant(1, cost=3, ahead=0, expires=100 * SECOND)
+    bucket.settle(0)
+
+    assert (fresh, bucket.next_ns(0)) == (0, -(-bucket.rate.window_ns // bucket.rate.limit))
+
+
 def test_a_refund_from_a_full_bucket_brings_back_all_that_time_has_not() -> None:
     bucket = Bucket(Rate(limit=10, window_ns=3_600 * SECOND, burst=1_000), 0)
     now = 10**6 * SECOND

@@ -15,6 +15,7 @@ from deployments.core.lease import (
     LEASE_NS,
     MS,
     QUIET_NS,
+    SLOTS,
     Check,
     Closed,
     Denied,
@@ -29,7 +30,7 @@ from deployments.core.lease import (
     Reply,
     Unable,
 )
-from deployments.core.ledger import AHEAD_PART, SLOTS, Ledger
+from deployments.core.ledger import AHEAD_PART, Ledger
 
 SECOND = 1_000 * MS
 LATER = 3_600 * SECOND  # when every bucket is full
@@ -83,24 +84,24 @@ class Asking:
 def test_grants_what_is_there_and_says_what_is_left() -> None:
     asking = Asking(Rates(SLOW, Rate(4, SECOND, 40)))
 
-    assert asking.ask(cost=(1, 3)) == Granted(1, (0, 0), (Left(9, OPEN_NS + SECOND), Left(37, OPEN_NS + SECOND // 4)))
+    assert asking.ask(cost=(1, 3)) == Granted(1, (0, 0), (Left(9, SECOND), Left(37, SECOND // 4)))
     assert asking.ask("b", cost=(0, 0)) == Granted(2, (0, 0), (Left(10, 0), Left(40, 0)))
 
 
-def test_says_when_the_next_token_comes_where_a_lease_is_open() -> None:
+def test_says_when_the_next_token_comes_by_the_rate_though_a_lease_is_open() -> None:
     asking = Asking(Rates(SLOW, None))
     asking.grant(cost=(10, 0))
 
     asking.now += OPEN_NS - 1
 
-    assert asking.ask(cost=(0, 0)) == Granted(2, (0, 0), (Left(0, SECOND + 1), None))
+    assert asking.ask(cost=(0, 0)) == Granted(2, (0, 0), (Left(0, SECOND), None))
 
 
 def test_the_first_ledger_starts_with_full_buckets() -> None:
     asking = Asking(Rates(SLOW, None))
     asking.now = 0
 
-    assert asking.grant(cost=(10, 0)).left == (Left(0, OPEN_NS + SECOND), None)
+    assert asking.grant(cost=(10, 0)).left == (Left(0, SECOND), None)
 
 
 def test_after_a_restart_it_starts_with_empty_buckets_and_fills_them_once_no_old_grant_may_be_spent() -> None:
@@ -158,7 +159,7 @@ def test_a_check_that_leaves_the_service_alone_debits_the_caller_only() -> None:
     asking = Asking(Rates(SLOW, None), Rates(SLOW, None))
     spared = Check("a", "", (4, 0), service=False)
 
-    assert asking.send(spared).answers == [Granted(1, (0, 0), (Left(6, OPEN_NS + SECOND), None))]
+    assert asking.send(spared).answers == [Granted(1, (0, 0), (Left(6, SECOND), None))]
     assert isinstance(asking.ask("b", cost=(10, 0)), Granted)  # all that the service has
     passes, refused, by_service = asking.send(spared, spared, spared._replace(service=True, cost=(1, 0))).answers
     assert isinstance(passes, Granted)
@@ -213,7 +214,7 @@ def test_ahead_goes_only_what_is_there_beside_the_cost() -> None:
     asking = Asking(Rates(Rate(1_000, SECOND, 100), None))
     asking.grant(cost=(90, 0))
 
-    assert asking.grant(cost=(5, 0), ahead=(10, 0)) == Granted(2, (5, 0), (Left(0, OPEN_NS + MS), None))
+    assert asking.grant(cost=(5, 0), ahead=(10, 0)) == Granted(2, (5, 0), (Left(0, MS), None))
 
 
 def test_the_service_too_bounds_what_goes_ahead() -> None:
@@ -238,7 +239,7 @@ def test_a_closed_lease_comes_back_to_every_level() -> None:
     lease = asking.grant(cost=(10, 10))
     asking.send(closed=[Closed(lease.id, (2, 4))])
 
-    assert asking.ask("b", cost=(2, 4)) == Granted(2, (0, 0), (Left(8, OPEN_NS + SECOND), Left(6, OPEN_NS + SECOND)))
+    assert asking.ask("b", cost=(2, 4)) == Granted(2, (0, 0), (Left(8, SECOND), Left(6, SECOND)))
     assert asking.ask("a", cost=(0, 0)) == Granted(3, (0, 0), (Left(2, SECOND), Left(4, SECOND)))
 
 
@@ -483,4 +484,4 @@ def test_time_that_goes_back_gives_nothing_and_breaks_nothing() -> None:
     asking.grant(cost=(10, 0))
     asking.now -= SECOND
 
-    assert asking.ask() == Denied(OPEN_NS + SECOND, ("caller-requests",), (Left(0, OPEN_NS + SECOND), None))
+    assert asking.ask() == Denied(OPEN_NS + SECOND, ("caller-requests",), (Left(0, SECOND), None))

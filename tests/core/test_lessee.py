@@ -8,10 +8,12 @@ import pytest
 
 from deployments.core.bucket import PARTS, Rate
 from deployments.core.lease import (
+    ADDRESS,
     ALONE_NS,
     LEASE_NS,
     MS,
     QUIET_NS,
+    SLOTS,
     Check,
     Closed,
     Denied,
@@ -370,6 +372,17 @@ def test_alone_it_never_passes_what_is_larger_than_its_share_of_the_burst() -> N
 
     assert talk.decide(ONE._replace(cost=(1, 51))) == TOO_LARGE
     assert talk.decide(ONE._replace(cost=(1, 50))) == Passed((None, None))
+
+
+def test_alone_it_keeps_no_more_buckets_than_there_are_slots_for_addresses() -> None:
+    talk = Talk(Rates(Rate(1_000, SECOND, 100), None))  # more than ever fall on one slot
+    talk.alone()
+    talk.now += SECOND
+
+    passed = [talk.lessee.alone(ONE._replace(subject=f"{ADDRESS}{i}"), talk.now) for i in range(2 * SLOTS)]
+
+    assert all(isinstance(one, Passed) for one in passed)
+    assert len(talk.lessee._own) <= SLOTS
 
 
 def test_alone_it_debits_all_levels_or_none_and_names_those_that_forbid() -> None:

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.serve.conftest import QUICK, SMALL, UNLIMITED, load, raw_request
+from tests.serve.conftest import QUICK, SMALL, UNLIMITED, answers_of_the_odd, load, raw_request
 from tests.serve.stand_ins import Record
 
 from .conftest import FAST, ROOT, Started, free_port, starter, wait_until
@@ -216,11 +216,7 @@ def test_who_stays_is_answered_though_every_second_of_a_call_hangs_up(service: S
             word = "leaves" if i % 2 == 0 else "stays"
             connection.sendall(raw_request({"text": f"{word} {i}", "labels": ["yes"]}))
         wait_until(lambda: _arrived(service, "leaves") + _arrived(service, "stays") == 40, 20)
-        for connection in sockets[::2]:
-            connection.close()
-        answers = [connection.recv(65_536) for connection in sockets[1::2]]
-        for connection in sockets[1::2]:
-            connection.close()
+        answers = answers_of_the_odd(sockets)
 
         assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
         assert _settled(service, slow, "leaves") == 0

@@ -438,6 +438,30 @@ async def test_a_refund_brings_the_tokens_back() -> None:
     assert passed([await around.admit() for _ in range(3)]) == 2
 
 
+async def test_a_refund_of_the_pairs_alone_keeps_the_request() -> None:
+    around = Around(limits(burst=3, pairs=RateArgs(limit=10, burst=8)))
+    paid = await around.admit(pairs=8)
+    assert isinstance(paid, Admission)
+
+    around.limiter.refund(paid, requests=False)
+
+    again = await around.admit(pairs=8)
+    assert isinstance(again, Admission)
+    assert [quota.remaining for quota in again.quotas] == [1, 0]
+
+
+async def test_a_refund_reaches_the_ledger_though_nobody_asks_any_more() -> None:
+    around = Around(limits(burst=3))
+    paid = await around.admit()
+    assert isinstance(paid, Admission)
+    around.now += 2 * IDLE_NS
+    await until(lambda: around.limiter._talk is not None and around.limiter._talk.done())
+
+    around.limiter.refund(paid)
+
+    await until(lambda: any(message.refunds for message in around.messages))
+
+
 @pytest.mark.parametrize(("config", "n_passed"), [(limits(burst=2), 2), (limits(burst=100), 10), (UNLIMITED, 10)])
 async def test_limits_that_change_while_requests_wait_count_for_them(config: IngressConfig, n_passed: int) -> None:
     around = Around(limits(burst=20))

@@ -189,10 +189,10 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 def guarded(deploy: Deploy, keys: Keys) -> Callable[..., App]:
-    def run(**user_config: Any) -> App:
+    def run(replicas: int = 2, **user_config: Any) -> App:
         keys.write()
         app = {"auth": "required", "keys_file": str(keys.file), "caps": {"max_pairs": 9_000}}
-        return deploy(ingress={"num_replicas": 2, "user_config": user_config}, app=app)
+        return deploy(ingress={"num_replicas": replicas, "user_config": user_config}, app=app)
 
     return run
 
@@ -228,8 +228,9 @@ def test_a_key_has_the_limits_of_its_tier_and_a_wrong_request_costs_one(
 ) -> None:
     token = keys.create(tier="slow")
     slow = {"requests": {"limit": 1, "window_s": 600, "burst": 3}, "pairs": {"limit": 1, "window_s": 600, "burst": 4}}
-    app = guarded(caller={"pairs": {"limit": 2_000, "burst": 9_000}}, tiers={"slow": slow})
-    assert _post(app, f"Bearer {token}", body={}).status_code == 422  # the first of three
+    app = guarded(replicas=1, caller={"pairs": {"limit": 2_000, "burst": 9_000}}, tiers={"slow": slow})
+    long = {**GOOD, "labels": ["word " * 50 + str(i) for i in range(3)], "template": "so {} " + "word " * 20}
+    assert _post(app, f"Bearer {token}", body=long).status_code == 422  # the first of three, and its pairs come back
 
     answer = _post(app, f"Bearer {token}", body={**GOOD, "labels": ["a", "b", "c"]})
     assert (answer.status_code, answer.headers["ratelimit"].partition(";t")[0]) == (200, '"caller-pairs";r=1')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import statistics
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from .conftest import App, Deploy, load, raw_request, wait_until
+from .conftest import App, Deploy, answers_of_the_odd, load, raw_request, wait_until
 from .stand_ins import Record
 
 LABELS = [f"label{i}" for i in range(8)]
@@ -95,11 +96,7 @@ def test_who_stays_is_answered_though_every_second_of_a_call_hangs_up(
             connection.sendall(raw_request({"text": f"{word} {i}", "labels": ["yes"]}))
         wait_until(lambda: len(record.tokenised) == 41, 20, lambda: str(len(record.tokenised)))
 
-        for connection in sockets[::2]:
-            connection.close()
-        answers = [connection.recv(65_536) for connection in sockets[1::2]]
-        for connection in sockets[1::2]:
-            connection.close()
+        answers = answers_of_the_odd(sockets)
 
         assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
         assert slow.result().status_code == 200
@@ -204,6 +201,18 @@ def test_a_full_queue_is_a_503_with_retry_after_and_user_config_widens_it(
         assert waiting.result().status_code == 200
     assert record.pairs_with("refused") == 0
     assert _ask(app, "refused", ["yes", "no"]).status_code == 200
+
+
+def test_whoever_asks_whether_it_is_ready_costs_the_engine_one_text_a_second(
+    recorded: Callable[..., App], record: Record
+) -> None:
+    app = recorded()
+    started = time.monotonic()
+
+    statuses = {app.http.get("/readyz").status_code for _ in range(100)}
+
+    assert statuses == {200}
+    assert 1 <= record.pairs_with("ready?") <= 1 + (time.monotonic() - started)
 
 
 def test_too_many_requests_in_flight_are_refused_in_our_own_words(recorded: Callable[..., App], record: Record) -> None:
