@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import Context
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,12 @@ from deployments.contract.errors import (
 )
 from deployments.contract.limits import IngressConfig
 from deployments.contract.model import ServedModel
-from deployments.contract.wire import ClassifyRequest, ClassifyResponse
+from deployments.contract.wire import Ask, ClassifyRequest, ClassifyResponse, QuotaState, Telling, Terms, Told
 from deployments.core.lease import Message, Reply
+from deployments.core.quota import Quota
 from deployments.core.work import Outcome, Work
 from deployments.core.zeroshot import hypotheses
+from deployments.runtime.bundle import Bundles
 from deployments.runtime.door import Caller, Door
 from deployments.runtime.joiner import Joiner
 from deployments.runtime.keyfile import KeyFileWatch
@@ -73,6 +75,7 @@ class Ingress:
         self._args = args
         self._model = model
         self._in_flight = 0
+        self._bundles = Bundles()
         self._probed: asyncio.Task[None] | None = None
         self._probed_at = 0.0
         self._classifier = classifier
@@ -114,15 +117,48 @@ class Ingress:
             ServiceError: the classes of deployments/contract/errors.py.
         """
 
-        async def read() -> tuple[object, float]:
-            return request, decode_deadline(deadline_s, self._args.deadline)
+        return (await self._answer_handle(request, deadline_s, api_key)).body
 
-        credentials = [] if api_key is None else [f"Bearer {api_key}"]
-        return (await self._answer(Visitor(HANDLE, credentials, str(uuid.uuid4())), read)).body
+    async def classify_each(self, asks: list[Ask], api_key: str | None = None) -> AsyncIterator[list[Told]]:
+        """For clients/handle.py: requests that travel together, each priced, admitted, answered and failed by itself.
+
+        Yields:
+            What became of them, as soon as it is known of any.
+        """
+
+        async def answer(ask: Ask) -> Telling:
+            found = await self._answer_handle(ask["request"], ask["deadline_s"], api_key)
+            return {"answer": found.body, "timings": found.timings, "quotas": [_state(q) for q in found.quotas]}
+
+        async for told in self._bundles.tell(asks, answer):
+            yield told
+
+    async def forget(self, ids: list[str]) -> None:
+        """Nobody waits for these requests of joined calls any more."""
+        self._bundles.forget(ids)
+
+    async def terms(self, api_key: str | None = None) -> Terms:
+        """What this caller is granted, for a client that paces itself.
+
+        Raises:
+            Unauthorized: no valid key where one is needed.
+        """
+        caller = await self._identify(_by_handle(api_key))
+        return {
+            "max_concurrent": self._limiter.max_concurrent(caller.tier),
+            "max_deadline_s": self._args.deadline.max_s,
+            "quotas": [_state(quota) for quota in self._limiter.full(caller.tier)],
+        }
 
     async def decisions(self) -> dict[Basis, int]:
         """How many decisions on limits this replica has made so far, by what made them: lease, ledger, alone."""
         return dict(self._limiter.decisions)
+
+    async def _answer_handle(self, request: object, deadline_s: float | None, api_key: str | None) -> Answer:
+        async def read() -> tuple[object, float]:
+            return request, decode_deadline(deadline_s, self._args.deadline)
+
+        return await self._answer(_by_handle(api_key), read)
 
     async def _answer(self, visitor: Visitor, read: Read) -> Answer:
         if self._in_flight >= self._args.caps.max_in_flight:
@@ -161,7 +197,7 @@ class Ingress:
             raise DeadlineExceeded from None
         try:
             outcome = await self._score(self._work(request, caller, seconds - (time.monotonic() - asked)))
-            return encode(request, outcome, self._model, visitor.request_id, fields(paid.quotas))
+            return encode(request, outcome, self._model, visitor.request_id, paid.quotas)
         except HypothesisTooLong as error:
             self._limiter.refund(paid, requests=False)  # a wrong request, after all
             raise _blame_label(request, error) from None
@@ -222,6 +258,22 @@ class Ingress:
     def _check_model(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self._model.name:
             raise ModelNotFound(f"this service answers with {self._model.name}; ask for that, or leave out `model`")
+
+
+def _by_handle(api_key: str | None) -> Visitor:
+    return Visitor(HANDLE, [] if api_key is None else [f"Bearer {api_key}"], str(uuid.uuid4()))
+
+
+def _state(quota: Quota) -> QuotaState:
+    return {
+        "name": quota.name,
+        "unit": quota.unit,
+        "limit": quota.limit,
+        "window_s": quota.window_s,
+        "burst": quota.burst,
+        "remaining": quota.remaining,
+        "next_s": quota.next_s,
+    }
 
 
 def _blame_label(request: ClassifyRequest, error: HypothesisTooLong) -> InvalidRequest:

@@ -14,8 +14,9 @@
     +-- UnsupportedMediaType   415
     +-- InvalidRequest         422  wrong fields, each named by a JSON pointer
     +-- HypothesisTooLong      422  longer than the model takes (raised by the engine, which alone can count tokens)
-    +-- QuotaExceeded          429  the caller's quota is used up; it says when to come again
-    +-- TooManyConcurrent      429  the caller has too many requests under way
+    +-- RateLimited            429  too much for now; `retry_after` says when to come again
+    |   +-- QuotaExceeded      429  the caller's quota is used up
+    |   +-- TooManyConcurrent  429  the caller has too many requests under way
     +-- EngineFailed           500  the engine raised on this text
     +-- Unavailable            503  no replica can answer now
     +-- DeadlineExceeded       504
@@ -148,13 +149,25 @@ class HypothesisTooLong(ServiceError):
         return f"the hypothesis has {self.n_tokens} tokens, the model takes at most {self.max_tokens}; shorten it"
 
 
-class QuotaExceeded(ServiceError):
+class RateLimited(ServiceError):
+    """Too much for now; each kind of it says for how long, in `retry_after` seconds."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+    retry_after_s: float
+
+    @property
+    def retry_after(self) -> float:
+        return self.retry_after_s
+
+
+class QuotaExceeded(RateLimited):
     """The same request passes after exactly `retry_after_s` seconds, unless others of the same quota come before.
 
     `violated` names the policies, as the field `RateLimit-Policy` does; `fields` are those header fields.
     """
 
-    status = 429
     code = "quota_exceeded"
     title = "Request cannot be satisfied as assigned quota has been exceeded"
 
@@ -169,10 +182,9 @@ class QuotaExceeded(ServiceError):
         return f"the quota {' and '.join(self.violated)} is used up; try again in {seconds:.3f} s"
 
 
-class TooManyConcurrent(ServiceError):
+class TooManyConcurrent(RateLimited):
     """The caller has `most` requests under way in this replica of the front door."""
 
-    status = 429
     code = "too_many_concurrent"
     title = "Too many requests at the same time"
 

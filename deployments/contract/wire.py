@@ -6,7 +6,7 @@ shape, since we make it ourselves and it is on the hot path. HTTP and handle cal
 
 from __future__ import annotations
 
-from typing import Annotated, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag
 from typing_extensions import TypedDict
@@ -183,3 +183,66 @@ class Readiness(TypedDict):
     model: str
     engine: str
     fallback: bool
+
+
+# Between `HandleClient` and the ingress, which may be of different versions while a roll-out lasts: a reader takes
+# the keys that it knows, and a new key is optional for one version.
+
+
+class Ask(TypedDict):
+    """One request of a joined call."""
+
+    request: object
+    """What the body of `POST /v1/classify` holds."""
+
+    deadline_s: float
+    """Seconds left when it was sent."""
+
+    id: str
+    """By which it can be called off."""
+
+
+class QuotaState(TypedDict):
+    """What a caller may still do under one policy."""
+
+    name: str
+    unit: Literal["requests", "pairs"]
+    limit: int
+    """Units in `window_s` seconds."""
+
+    window_s: int
+    burst: int
+    """Units at once, after a pause."""
+
+    remaining: int
+    next_s: int
+    """Seconds until there is one unit more, rounded up; 0 when it is full."""
+
+
+class Telling(TypedDict, total=False):
+    """What became of a request: `answer`, or `error` as `errors.to_wire` writes it."""
+
+    answer: ClassifyResponse
+    error: dict[str, Any]
+    timings: dict[str, float]
+    """Seconds by stage."""
+
+    quotas: list[QuotaState]
+
+
+class Told(Telling):
+    """The same in a joined call."""
+
+    index: int
+    """Its place in the call."""
+
+
+class Terms(TypedDict):
+    """What the service grants a caller, so that a client need not find out by being refused."""
+
+    max_concurrent: int
+    """Requests at a time in one replica of the front door."""
+
+    max_deadline_s: float
+    quotas: list[QuotaState]
+    """Full."""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Unit = Literal["requests", "pairs"]
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """One policy and what is left of it.
-
-    Attributes:
-        name: stable, such as `caller-requests`.
-        limit: units in `window_s` seconds.
-        burst: units at once, after a pause.
-        remaining: units that would pass now; 0 or more.
-        next_s: seconds, rounded up, until one unit more is there; 0 when it is full.
-    """
+class Quota(NamedTuple):
+    """One policy and what is left of it."""
 
     name: str
+    """Stable, such as `caller-requests`."""
+
     unit: Unit
     limit: int
+    """Units in `window_s` seconds."""
+
     window_s: int
     burst: int
+    """Units at once, after a pause."""
+
     remaining: int
+    """Units that would pass now; 0 or more."""
+
     next_s: int
+    """Seconds, rounded up, until there is one unit more; 0 when it is full."""

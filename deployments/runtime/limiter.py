@@ -134,14 +134,21 @@ class Limiter:
     def _caller(self, tier: str | None) -> CallerArgs:
         return self._config.tiers.get(tier or "", self._config.caller)
 
-    def _quotas(self, tier: str, left: tuple[Left | None, Left | None]) -> list[Quota]:
+    def full(self, tier: str | None) -> list[Quota]:
+        """The quotas of a caller who has not come yet."""
         caller = self._caller(tier)
         return [
-            Quota(name, unit, rate.limit, rate.window_s, rate.burst, one.tokens, math.ceil(one.next_ns / 1e9))
-            for name, unit, rate, one in zip(
-                names("caller"), _UNITS, (caller.requests, caller.pairs), left, strict=True
-            )
-            if rate is not None and one is not None
+            Quota(name, unit, rate.limit, rate.window_s, rate.burst, rate.burst, 0)
+            for name, unit, rate in zip(names("caller"), _UNITS, (caller.requests, caller.pairs), strict=True)
+            if rate is not None
+        ]
+
+    def _quotas(self, tier: str, left: tuple[Left | None, Left | None]) -> list[Quota]:
+        by_name = {name: one for name, one in zip(names("caller"), left, strict=True) if one is not None}
+        return [
+            quota._replace(remaining=one.tokens, next_s=math.ceil(one.next_ns / 1e9))
+            for quota in self.full(tier)
+            if (one := by_name.get(quota.name))
         ]
 
     def _decide(self, check: Check) -> Passed | Denied | Unable | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from deployments.contract.errors import EngineFailed
 from deployments.contract.model import ServedModel
 from deployments.contract.wire import ClassifyRequest, ClassifyResponse, Failure, Result
+from deployments.core.quota import Quota
 from deployments.core.work import Outcome
 from deployments.core.zeroshot import rank, scores
 
@@ -18,15 +19,15 @@ from .problems import problem
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The body, where the time went, in seconds by stage, and header fields about the caller's quotas."""
+    """The body, where the time went, in seconds by stage, and what is left of the caller's quotas."""
 
     body: ClassifyResponse
     timings: dict[str, float]
-    fields: dict[str, str]
+    quotas: list[Quota]
 
 
 def encode(
-    request: ClassifyRequest, outcome: Outcome, model: ServedModel, request_id: str, fields: dict[str, str]
+    request: ClassifyRequest, outcome: Outcome, model: ServedModel, request_id: str, quotas: list[Quota]
 ) -> Answer:
     """Score and sort each text's labels.
 
@@ -47,7 +48,7 @@ def encode(
         },
         "request_id": request_id,
     }
-    return Answer(body, {"queue": outcome["queued_s"], "engine": outcome["engine_s"]}, fields)
+    return Answer(body, {"queue": outcome["queued_s"], "engine": outcome["engine_s"]}, quotas)
 
 
 def _results(request: ClassifyRequest, outcome: Outcome, request_id: str) -> list[Result | Failure]:

@@ -29,6 +29,7 @@ from .body import read_json_body
 from .guard import Guard
 from .openapi import document
 from .problems import response
+from .ratelimit import fields
 from .request_id import request_id
 from .visitor import Visitor
 
@@ -77,7 +78,8 @@ class _Routes:
         except ClientDisconnect:
             return Response(status_code=499)  # nginx's code for it; nobody is left to read it
         timings = {**answer.timings, "total": time.perf_counter() - started}
-        return JSONResponse(answer.body, headers={"Server-Timing": _server_timing(timings), **answer.fields})
+        headers = {"Server-Timing": _server_timing(timings), **fields(answer.quotas)}
+        return JSONResponse(answer.body, headers=headers)
 
     async def _read(self, request: Request, started: float) -> tuple[object, float]:
         seconds = deadline_s(request.headers.get("x-deadline-seconds"), self._args.deadline)

@@ -16,6 +16,7 @@ from deployments.contract.args import AppArgs, CapsArgs
 from deployments.contract.decode import decode
 from deployments.contract.errors import DeadlineExceeded, ServiceError, Unavailable
 from deployments.contract.model import ServedModel
+from deployments.core.quota import Quota
 from deployments.core.work import Outcome
 from deployments.web.answers import Answer, encode
 from deployments.web.app import Read, create_app
@@ -34,7 +35,7 @@ class Backend:
         self.caps = caps
         self.error: Exception | None = None
         self.failed: set[int] = set()
-        self.fields: dict[str, str] = {}
+        self.quotas: list[Quota] = []
         self.visitors: list[Visitor] = []
         self.seconds: list[float] = []
 
@@ -56,7 +57,7 @@ class Backend:
             "queued_s": 0.001,
             "engine_s": 0.02,
         }
-        return encode(request, outcome, MODEL, visitor.request_id, self.fields)
+        return encode(request, outcome, MODEL, visitor.request_id, self.quotas)
 
     async def probe(self) -> None:
         if self.error is not None:

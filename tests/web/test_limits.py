@@ -50,7 +50,7 @@ def _assert_tells_both_quotas(response: httpx2.Response) -> None:
 
 async def test_an_answer_tells_what_is_left_of_each_quota() -> None:
     backend = Backend()
-    backend.fields = FIELDS
+    backend.quotas = [PAIRS, REQUESTS]
 
     response = await _classify(backend)
 
