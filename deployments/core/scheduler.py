@@ -130,8 +130,10 @@ class Scheduler(Generic[P]):
                 f"{waiting:,} tokens are waiting already, at most {self.limits.max_queued_tokens:,}",
                 excess / rate if rate and cost <= self.limits.max_queued_tokens else None,
             )
+        if rate is None or self._running_tokens + waiting + cost <= left_s * rate:
+            return None  # in time even as the last of all, which is quicker to see than whose turn comes before
         before = self._before(tenant, cost)
-        if rate is None or before == 0 or before + cost <= left_s * rate:
+        if before == 0 or before + cost <= left_s * rate:
             return None
         wait_s, own_s = before / rate, cost / rate
         return Refusal(
