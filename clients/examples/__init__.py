@@ -1,0 +1,1 @@
+"""Programs to copy from: what the service's parts do outside the service."""
