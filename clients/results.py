@@ -56,6 +56,10 @@ class Failed:
     def scores(self) -> Mapping[str, float]:
         raise self.error
 
+    @property
+    def truncated(self) -> bool:
+        raise self.error
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:

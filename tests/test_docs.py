@@ -49,3 +49,10 @@ def test_every_command_of_the_makefile_is_in_the_readme() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert {target for target in targets if f"make {target}" not in (ROOT / "README.md").read_text()} == set()
+
+
+def test_every_promise_to_python_callers_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)` `(test_\w+)` \|", (ROOT / "docs" / "python.md").read_text())
+
+    assert len(named) > 20
+    assert [name for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []

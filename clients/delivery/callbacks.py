@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 THREADS = 4
@@ -27,27 +28,44 @@ class CallbackPool:
     def __init__(self, executor: Executor | None = None) -> None:
         self._own = None if executor else ThreadPoolExecutor(THREADS, thread_name_prefix="nli-callback")
         self._executor: Executor = executor or self._own  # type: ignore[assignment]
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._backlog = 0
+        """Futures whose callbacks have not run."""
+
         self._here = threading.local()
         self.errors = 0
         """How many callbacks have raised so far."""
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run it soon; on a thread for itself when the executor takes nothing any more."""
+        """Run it soon; on a thread for itself when the executor does not take it."""
+        with self._changed:
+            self._backlog += 1
         try:
-            self._executor.submit(work)
-        except RuntimeError:  # shut down: a callback that is registered late runs all the same
-            threading.Thread(target=work, name="nli-callback-late", daemon=True).start()
+            running = self._executor.submit(work)
+        except Exception:  # shut down, or full: whatever the caller's own raises, it is none of the delivery's trouble
+            self._run_late(work)
+        else:
+            running.add_done_callback(partial(self._has_run, work))
+
+    def wait_below(self, most: int) -> None:
+        """Until fewer futures than that have callbacks to be run: slow ones must not pile up without end.
+
+        A callback does not wait for callbacks.
+        """
+        if not self.is_here():
+            with self._changed:
+                self._changed.wait_for(lambda: self._backlog < most)
 
     def call(self, callback: Callable[[Any], object], future: object) -> None:
         """Run one callback now; what it raises is logged and counted."""
+        within = self.is_here()  # of an executor that runs them at once
         self._here.yes = True
         try:
             callback(future)
-        except Exception as error:
+        except BaseException as error:  # a `sys.exit` ends no thread of this pool either
             self.note(error)
         finally:
-            self._here.yes = False
+            self._here.yes = within
 
     def is_here(self) -> bool:
         """Whether this is a callback that asks."""
@@ -55,9 +73,27 @@ class CallbackPool:
 
     def note(self, error: BaseException) -> None:
         """A callback has raised."""
-        with self._lock:
+        with self._changed:
             self.errors += 1
         _log.error("a callback raised; the other callbacks still run", exc_info=error)
+
+    def _has_run(self, work: Callable[[], None], running: Future[None]) -> None:
+        if running.cancelled() or running.exception():  # it has not: the executor was shut down, or is of processes
+            self._run_late(work)
+        else:
+            self._count_off()
+
+    def _run_late(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            work()
+            self._count_off()
+
+        threading.Thread(target=run, name="nli-callback-late", daemon=True).start()
+
+    def _count_off(self) -> None:
+        with self._changed:
+            self._backlog -= 1
+            self._changed.notify_all()
 
     def close(self, *, wait: bool) -> None:
         if self._own:

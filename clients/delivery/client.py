@@ -9,8 +9,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, get_args, overload
 
 from clients.errors import Forked
 from clients.results import Classification, Failed, Meta
@@ -18,7 +19,7 @@ from deployments.contract.args import DeadlineArgs
 from deployments.contract.decode import deadline_s as decode_deadline
 from deployments.contract.errors import ServiceError
 
-from .blocking import refuse_in_event_loop
+from .blocking import in_event_loop, refuse_in_event_loop
 from .callbacks import CallbackPool
 from .completed import Completed
 from .future import Future
@@ -57,12 +58,13 @@ class Client:
         callback_executor: Executor | None,
     ) -> None:
         self._pid = os.getpid()
-        self._deadline = DeadlineArgs.model_construct(default_s=deadline_s, max_s=threading.TIMEOUT_MAX)
+        self._deadline = DeadlineArgs(default_s=deadline_s, max_s=threading.TIMEOUT_MAX)
         self._window = Window(max_in_flight)
         self._pool = CallbackPool(callback_executor)
         self._thread = LoopThread("nli-delivery")
         self._accepting: list[Item] = []
         self._accepting_lock = threading.Lock()
+        self._finishing = threading.Lock()
         try:
             self._sender = self._thread.run(self._start(connect), timeout=None)
         except BaseException:
@@ -132,7 +134,8 @@ class Client:
             text: one text, or several.
             labels: the candidates; as a mapping, each brings its own hypothesis.
             callback: as `add_done_callback`, registered before anything is sent.
-            block: wait while `max_in_flight` requests are outstanding, rather than raise.
+            block: wait while `max_in_flight` requests are outstanding, rather than raise; and while the callbacks of
+                as many have not run.
             retry: send once more what was refused by a limit, or lost with a replica.
             **asking: see `Asking`.
 
@@ -177,16 +180,18 @@ class Client:
             **asking: see `Asking`; the deadline is that of each request, which holds up to 64 texts.
 
         Raises:
-            InvalidRequest: the labels or an option are wrong; at once.
+            InvalidRequest: the labels or an option of the request are wrong; at once.
             SourceFailed: while iterating, the iterable raised; what it gave before has been yielded.
         """
         self._check_process()
         if isinstance(texts, str | bytes):
             raise TypeError("map takes an iterable of texts; one text is for classify or submit")
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(get_args(OnError))}")
         n_labels = self._question("x", labels, asking)[0].pairs
 
-        def submit(text: Any) -> Future[Any]:
-            return self.submit(text, labels, **asking)
+        def submit(part: list[Any]) -> Future[Any]:
+            return self.submit(part, labels, **asking)
 
         mapping = Mapping(submit, texts, n_labels, ordered=ordered, max_parts=self._window.most)
         rows = handled(mapping.rows(), on_error)
@@ -198,13 +203,15 @@ class Client:
         Raises:
             TimeoutError: while iterating, after so many seconds.
         """
+        self._check_process()
         return Completed(futures, timeout)
 
     def close(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `Executor.shutdown`: no new requests; the outstanding ones go on, or are cancelled.
 
         Args:
-            wait: until all have ended and their callbacks have run; else that happens in the background.
+            wait: until all have ended and their callbacks have run; else that happens in the background. An executor
+                of the caller's own runs them when it comes to that.
         """
         self._check_process()
         outstanding = self._window.close()
@@ -253,6 +260,9 @@ class Client:
     def _send(
         self, future: Future[Any], asked: Question, deadline_s: float, *, own_deadline: bool, block: bool, retry: bool
     ) -> None:
+        self._window.check()
+        if block and not in_event_loop():
+            self._pool.wait_below(self._window.most)
         self._window.enter(future, block=block)
         now = time.monotonic()
         item = Item(
@@ -287,8 +297,11 @@ class Client:
     def _finish(self) -> None:
         self._window.wait_until_empty()
         self._pool.close(wait=True)
-        self._thread.run(self._sender.close(), CLOSE_S)
-        self._thread.stop()
+        with self._finishing:  # whoever closes once more waits for the first
+            if not self._thread.has_ended:
+                with suppress(TimeoutError):  # what does not end now ends with its thread
+                    self._thread.run(self._sender.close(), CLOSE_S)
+                self._thread.stop()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

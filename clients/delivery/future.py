@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from clients.errors import Forked
@@ -28,14 +29,14 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     Args:
         pool: runs the callbacks.
-        ended: called once, in whatever thread ends the future, before any callback; it must not block.
+        ended: called once, in whatever thread ends the future, when its callbacks are on their way; it must not block.
     """
 
     def __init__(self, pool: CallbackPool, ended: Callable[[Future[T]], None]) -> None:
         super().__init__()
         self._pool = pool
         self._ended = ended
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a finaliser that runs in the midst may cancel: that of an abandoned `map`
         self._settled = False
         self._callbacks: deque[Callable[[Any], object]] = deque()
         self._calling = False
@@ -53,7 +54,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             Whether the future is cancelled: true until its answer has arrived.
         """
         with self._mutex:
-            if first := not self._settled:
+            if first := not self.running() and not self._settled:
                 self._settled = True
                 super().cancel()
                 super().set_running_or_notify_cancel()  # so that `concurrent.futures.wait` sees it
@@ -63,18 +64,18 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def settle(self, outcome: T | Exception, meta: Meta) -> bool:
         """For the client: the answer, or why there is none; False: it was cancelled before."""
-        with self._mutex:
-            if self._settled:
-                return False
-            self._settled = True
-            self.meta = meta
-            super().set_running_or_notify_cancel()
-            if isinstance(outcome, Exception):
-                super().set_exception(outcome)
-            else:
-                super().set_result(outcome)
-        self._after()
-        return True
+        if isinstance(outcome, Exception):
+            return self._end(partial(super().set_exception, outcome), meta)
+        return self._end(partial(super().set_result, outcome), meta)
+
+    def set_result(self, result: T) -> None:
+        """As of any future: what the service says later is dropped."""
+        if not self._end(partial(super().set_result, result), Meta()):
+            raise concurrent.futures.InvalidStateError(repr(self))
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        if not self._end(partial(super().set_exception, exception), Meta()):
+            raise concurrent.futures.InvalidStateError(repr(self))
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(future)` once it has ended, after those registered before, on the client's callback pool."""
@@ -97,6 +98,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """As `asyncio.wrap_future`: cancelling the task that awaits cancels the future."""
+        self._check_process()
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
 
@@ -124,9 +126,20 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             "any task can take"
         )
 
+    def _end(self, settle: Callable[[], None], meta: Meta) -> bool:
+        """Unless it has ended."""
+        with self._mutex:
+            if self._settled:
+                return False
+            self._settled = True
+            self.meta = meta
+            settle()
+        self._after()
+        return True
+
     def _after(self) -> None:
-        self._ended(self)
         self._call_back()
+        self._ended(self)
 
     def _call_back(self) -> None:
         with self._mutex:
@@ -145,8 +158,11 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 callback = self._callbacks.popleft()
             self._pool.call(callback, self)
 
-    def _check_wait(self, timeout: float | None) -> None:
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise Forked(self._pid, os.getpid())
+
+    def _check_wait(self, timeout: float | None) -> None:
+        self._check_process()
         if timeout != 0 and not self.done():
             refuse_in_event_loop("waiting for a future", "await it instead")

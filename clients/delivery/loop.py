@@ -18,6 +18,10 @@ class LoopThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def has_ended(self) -> bool:
+        return self._loop.is_closed()
+
     def do(self, work: Callable[..., object], *args: Any) -> None:
         """Call it on the loop: at once where this is the loop's thread, else soon; never after the loop has ended."""
         if threading.current_thread() is self._thread:

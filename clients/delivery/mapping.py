@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import queue
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -27,8 +28,9 @@ MAX_PARTS = 16  # outstanding
 
 OnError = Literal["raise", "yield", "skip"]
 Row = Classification | Failed
-Submit = Callable[[Any], Future[Any]]
-"""From one text, or a list of several, to the future of its results."""
+Rows = Generator[Row, None, None]
+Submit = Callable[[list[Any]], Future[Any]]
+"""From texts to the future of their results."""
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +62,7 @@ class Mapping:
         self._ended: Exception | StopIteration | None = None
         """What the iterable raised last."""
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Rows:
         """What became of each text.
 
         Raises:
@@ -72,7 +74,10 @@ class Mapping:
                 self._fill()
                 if not (part := self._outstanding.take()):
                     break
-                yield from self._rows(part)
+                try:
+                    yield from self._rows(part)
+                finally:
+                    part.future.cancel()  # where the waiting was interrupted
         finally:
             self._outstanding.cancel()
         if not isinstance(self._ended, StopIteration):
@@ -100,13 +105,12 @@ class Mapping:
         return texts
 
     def _part(self, first: int, texts: list[Any]) -> _Part:
-        return _Part(first, texts, self._submit(texts if len(texts) > 1 else texts[0]))
+        return _Part(first, texts, self._submit(texts))
 
-    def _rows(self, part: _Part) -> Iterator[Row]:
+    def _rows(self, part: _Part) -> Rows:
         error = part.future.exception()
         if error is None:
-            found = part.future.result()
-            for row in [found] if len(part.texts) == 1 else found:
+            for row in part.future.result():
                 yield _moved(row, part.first)
         elif len(part.texts) > 1 and _may_be_one_text(error):
             middle = len(part.texts) // 2
@@ -184,19 +188,20 @@ class _Unordered:
             part.future.cancel()
 
 
-def handled(rows: Iterator[Row], on_error: OnError) -> Iterator[Row]:
+def handled(rows: Rows, on_error: OnError) -> Rows:
     """What the caller wants of rows that failed: all in their places, none, or the first one raised."""
-    for row in rows:
-        if isinstance(row, Failed) and on_error == "raise":
-            row.error.add_note(f"text {row.index:,} of the iterable given to map")
-            raise row.error
-        if not (isinstance(row, Failed) and on_error == "skip"):
-            yield row
+    with closing(rows):  # at once: a traceback that is kept would keep them, too
+        for row in rows:
+            if isinstance(row, Failed) and on_error == "raise":
+                row.error.add_note(f"text {row.index:,} of the iterable given to map")
+                raise row.error
+            if not (isinstance(row, Failed) and on_error == "skip"):
+                yield row
 
 
-def shown(rows: Iterator[Row], total: int | None) -> Iterator[Row]:
+def shown(rows: Rows, total: int | None) -> Rows:
     """With a progress bar on stderr."""
-    with _bar(total) as advance:
+    with closing(rows), _bar(total) as advance:
         for row in rows:
             yield row
             advance()
@@ -205,6 +210,6 @@ def shown(rows: Iterator[Row], total: int | None) -> Iterator[Row]:
 @contextmanager
 def _bar(total: int | None) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("classified"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)

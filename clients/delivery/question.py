@@ -59,14 +59,14 @@ def question(text: str | Sequence[str], labels: Labels, **options: Unpack[Option
     request |= {name: value for name, value in options.items() if value is not None}
     valid = decode(request, _ANY)
     texts, names = valid.texts, valid.label_names
-    size = sum(map(len, texts)) + sum(map(len, names)) + sum(map(len, valid.own_hypotheses or ()))
-    return Question(request, len(texts) * len(names), size)
+    size = sum(len(s.encode()) for s in (*texts, *names, *(valid.own_hypotheses or ())))
+    return Question({name: getattr(valid, name) for name in request}, len(texts) * len(names), size)
 
 
 def _plain(value: Any) -> Any:
     """A list of a tuple, a dict of any mapping; whatever else is told from a string is for `decode` to refuse."""
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # of numpy's, and of an Enum that is a string, whose own says `Kind.BILLING`
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):

@@ -63,6 +63,9 @@ class Item:
     retry: bool
     future: Future[Any]
     retries: int = 0
+    sent: bool = False
+    """Whether it is in the service's hands."""
+
     call: _Call | None = None
     timer: asyncio.TimerHandle | None = field(default=None)
 
@@ -95,6 +98,7 @@ class Sender:
         self._timer: asyncio.TimerHandle | None = None
         self._wakes_at = float("inf")
         self._gone: list[str] = []
+        self._forgets: asyncio.TimerHandle | None = None
         self._max_deadline_s = float("inf")
         self._asks_terms: asyncio.Task[None] | None = None
         self._next_terms = float("-inf")
@@ -118,13 +122,17 @@ class Sender:
                 self._call_off(item.id)
             else:
                 call.call.cancel()
+        elif self._waiting:  # perhaps for it, were it the first
+            self._wake(0.0)
 
     async def close(self) -> None:
         """End what is under way; nobody waits for it."""
+        self._waiting.clear()
+        if self._forgets:
+            self._forgets.cancel()
+            await self._forget()
         for task in list(self._tasks):
             task.cancel()
-        if self._timer:
-            self._timer.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # From waiting to the service.
@@ -157,29 +165,31 @@ class Sender:
                     return
                 self._pacer.take(item.pairs)
                 self._sent += 1
+                item.sent = True
                 if item.retries == 0:
                     self._budget.earn()
                 yield item
             self._waiting.popleft()
 
     def _knows_terms(self) -> bool:
-        """Whether the service has been asked what it grants; what waits until then is woken."""
-        if self._asks_terms is None and time.monotonic() >= self._next_terms and self._pacer.max_concurrent is None:
+        """Whether the service has said what it grants, or could not; what waits until then is woken."""
+        if self._asks_terms is None and time.monotonic() >= self._next_terms:
             self._asks_terms = self._start(self._ask_terms())
-        return self._asks_terms is None
+        return self._next_terms > float("-inf")
 
     async def _ask_terms(self) -> None:
         try:
-            terms = await self._transport.terms()
+            async with asyncio.timeout(TERMS_S):
+                terms = await self._transport.terms()
+            self._pacer.learn(terms, time.monotonic())
+            self._max_deadline_s = terms["max_deadline_s"]
+            self._next_terms = float("inf")
         except Unauthorized as error:  # so for all of them
             waiting, self._waiting = self._waiting, deque()
             for item in waiting:
                 self._settle(item, error)
         except Exception:  # a service that cannot tell may answer all the same
             self._next_terms = time.monotonic() + TERMS_S
-        else:
-            self._pacer.learn(terms, time.monotonic())
-            self._max_deadline_s = terms["max_deadline_s"]
         finally:
             self._asks_terms = None
             self._wake(0.0)
@@ -198,7 +208,8 @@ class Sender:
                     self.ended(item)
             async for told in call:
                 for one in told:
-                    self._hear(left.pop(one["index"]), one)
+                    self._hear(left[one["index"]], one)
+                    del left[one["index"]]
         except Exception as raised:
             error = raised
         except asyncio.CancelledError:  # the client closes, or Serve cancelled the call
@@ -234,6 +245,8 @@ class Sender:
         if item.call is not None:
             item.call.left.discard(item)
             item.call = None
+        if item.sent:
+            item.sent = False
             self._sent -= 1
             if self._waiting:
                 self._wake(0.0)
@@ -257,7 +270,7 @@ class Sender:
             self._pacer.crowded(error.most)
         said: float | None = getattr(error, "retry_after_s", None)
         transient = isinstance(error, RateLimited | Unavailable) or self._transport.is_transient(error)
-        grown = min(MAX_BACKOFF_S, BACKOFF_S * 2**item.retries) * random.uniform(0.5, 1)
+        grown = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** min(item.retries, 10)) * random.uniform(0.5, 1)
         wait_s = grown if said is None else said
         if not (item.retry and transient and now + wait_s < item.deadline and self._budget.spend()):
             return None
@@ -303,10 +316,10 @@ class Sender:
         """Several at a time: to tell all replicas is dear."""
         self._gone.append(id)
         if len(self._gone) == 1:
-            asyncio.get_running_loop().call_later(FORGET_S, lambda: self._start(self._forget()))
+            self._forgets = asyncio.get_running_loop().call_later(FORGET_S, lambda: self._start(self._forget()))
 
     async def _forget(self) -> None:
-        gone, self._gone = self._gone, []
+        gone, self._gone, self._forgets = self._gone, [], None
         with suppress(Exception):  # a hint, without which the deadline does the work
             await self._transport.forget(gone)
 

@@ -19,6 +19,8 @@ class Window:
     """
 
     def __init__(self, most: int) -> None:
+        if most < 1:
+            raise ValueError(f"max_in_flight is {most:,}; it must be 1 or more")
         self.most = most
         self._inside: set[Future[Any]] = set()
         self._changed = threading.Condition()
@@ -34,6 +36,8 @@ class Window:
         with self._changed:
             while not self._closed and len(self._inside) >= self.most:
                 if not block or in_event_loop():
+                    if sum(not one.done() for one in self._inside) < self.most:
+                        break  # who has seen one end need not wait until it has left
                     raise WindowFull(self.most)
                 self._changed.wait()
             if self._closed:

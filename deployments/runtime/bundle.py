@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 
 from deployments.contract.errors import ServiceError, to_wire
 from deployments.contract.wire import Ask, Telling, Told
@@ -30,9 +31,10 @@ class Bundles:
 
         Whoever stops iterating calls off what is left.
         """
-        tasks = [self._start(i, ask, answer) for i, ask in enumerate(asks)]
-        open_tasks = set(tasks)
+        open_tasks: set[asyncio.Task[Told]] = set()
         try:
+            for i, ask in enumerate(asks):
+                open_tasks.add(self._start(i, ask, answer))
             while open_tasks:
                 done, open_tasks = await asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)
                 if told := [task.result() for task in done if not task.cancelled()]:
@@ -50,9 +52,13 @@ class Bundles:
     def _start(self, index: int, ask: Ask, answer: Answer) -> asyncio.Task[Told]:
         """In a context of its own: Serve cancels all that was sent in the context of a call that is cancelled."""
         task = asyncio.create_task(_told(index, ask, answer), context=contextvars.Context())
-        self._tasks[ask["id"]] = task
-        task.add_done_callback(lambda _: self._tasks.pop(ask["id"], None))
+        self._tasks[ask["id"]] = task  # of two with one id, the later: one that was sent once more
+        task.add_done_callback(partial(self._drop, ask["id"]))
         return task
+
+    def _drop(self, id: str, task: asyncio.Task[Told]) -> None:
+        if self._tasks.get(id) is task:
+            del self._tasks[id]
 
 
 async def _told(index: int, ask: Ask, answer: Answer) -> Told:
