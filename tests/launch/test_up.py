@@ -44,25 +44,24 @@ def _ready(service: Started) -> str:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("options", "number"), [((), signal.SIGTERM), (("--plain",), signal.SIGINT)])
 def test_says_how_to_call_it_once_it_answers_and_stops_within_ten_seconds(
-    start: Start, config: Config, tmp_path: Path, options: tuple[str, ...], number: int
+    start: Start, config: Config, tmp_path: Path
 ) -> None:
     config[1]["applications"][0]["args"]["model"] = {"name": str(save_roberta(tmp_path / "model"))}
     _write(config)
 
-    service = _up(start, config, *options)
+    service = _up(start, config)
     said = _ready(service)
 
+    assert "fast profile" in said
     assert f"Ready: {service.url}" in said
     assert re.search(r"Model: .*model \(torch-fp32\), as configured", said)
     assert f"curl {service.url}/v1/classify --json" in said
-    assert ("fast profile" in said) == (not options)
     assert service.answers()
     started = time.monotonic()
-    service.process.send_signal(number)
+    service.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "Stopping" in service.said(), 5, service.said)
-    service.process.send_signal(number)  # the impatient second one
+    service.process.send_signal(signal.SIGINT)  # the impatient second one
     assert service.wait(30) == 0
     assert time.monotonic() - started < 10
     assert service.family() == []
@@ -74,8 +73,12 @@ def test_a_killed_launcher_leaves_nothing_behind(start: Start, config: Config, t
     config[1]["applications"][0]["args"]["caps"] = {"max_labels": 2}  # fewer than the example has
     _write(config)
 
-    service = _up(start, config)
-    assert "it says: 422" in _ready(service)
+    service = _up(start, config, "--plain")
+    said = _ready(service)
+
+    assert "plain profile" in said
+    assert f"Ready: {service.url}" in said
+    assert "it says: 422" in said
     assert service.answers()
 
     service.process.kill()
@@ -93,7 +96,8 @@ def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause_whatever_el
     config[1]["applications"][0]["args"]["model"] = {"name": str(folder)}
     _write(config)
 
-    service = _up(start, config)
+    # Serve calls a constructor three times before it gives up, which is its own affair; here once will do.
+    service = _up(start, config, RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT="1")
     wait_until(lambda: "up" in other.said(), 60, other.said)
 
     assert service.wait(120) == 1
@@ -154,7 +158,7 @@ def test_a_log_that_cannot_be_written_is_told(start: Start, config: Config, tmp_
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_can_be_stopped_while_it_starts(start: Start, config: Config, number: int) -> None:
     service = _up(start, config, HF_ENDPOINT="http://127.0.0.1:9")
     wait_until(lambda: len(service.family()) > 4, 60, service.said)

@@ -1,5 +1,5 @@
-"""One real local cluster for all tests of this folder; each test deploys its own application, as Kubernetes does:
-by PUT to Serve's REST API."""
+"""One real local cluster for all tests of this folder; a test deploys an application of its own, or borrows one that
+others leave in order. Both are done as Kubernetes does: by PUT to Serve's REST API."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ class App:
         self.name = f"nli{next(_numbers)}"
         self.http = cluster.http
         self._rest = cluster.rest
-        self._args = {name: options.pop(name, {}) for name in ("app", "admissions")}
-        self._args |= {"engine": engine, "options": options}
+        self._args = _args(engine, options)
         self._ingress = ingress
         self.put(**classifier)
 
@@ -61,18 +60,23 @@ class App:
     ) -> None:
         """Deploy, with these options of the Classifier, of the engine, and of the Ingress."""
         self._args["options"] = options or self._args["options"]
-        self._ingress = ingress or self._ingress
+        self._ingress = self._ingress if ingress is None else ingress
         front = {"max_surge_percent": 100, **SMALL, **QUICK, "user_config": UNLIMITED, **self._ingress}
+        model = {**SMALL, **QUICK, "user_config": {}, **classifier}  # with none, a replica keeps the one of before
         application = {
             "name": self.name,
             "import_path": "tests.serve.stand_ins:build",
             "args": self._args,
             "deployments": [
                 {"name": "Ingress", **front},
-                {"name": "Classifier", **SMALL, **QUICK, **classifier},
+                {"name": "Classifier", **model},
             ],
         }
         self._rest.put("/api/serve/applications/", json={"applications": [application]}).raise_for_status()
+
+    def runs(self, engine: str, options: dict[str, Any]) -> bool:
+        """Whether it runs, and a new one with these would be the same but for what its deployments are configured."""
+        return self._args == _args(engine, options) and self.status().get("status") == "RUNNING"
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._rest.get("/api/serve/applications/").json()["applications"].get(self.name, {})
@@ -80,7 +84,7 @@ class App:
 
     def wait_for(self, *wanted: str) -> dict[str, Any]:
         """Its status, once it is one of these."""
-        wait_until(lambda: self.status().get("status") in wanted, 60, lambda: str(self.status()))
+        wait_until(lambda: self.status().get("status") in wanted, 60, lambda: str(self.status()), every_s=0.2)
         return self.status()
 
     @property
@@ -93,14 +97,22 @@ class App:
         return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
 
 
+def _args(engine: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Of the application: not all options are the engine's."""
+    others = {name: options.get(name, {}) for name in ("app", "admissions")}
+    return {**others, "engine": engine, "options": {key: value for key, value in options.items() if key not in others}}
+
+
 Deploy = Callable[..., App]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, report: Callable[[], str] = str) -> None:
+def wait_until(
+    condition: Callable[[], bool], seconds: float, report: Callable[[], str] = str, every_s: float = 0.05
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s; {report()}"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def raw_request(payload: dict[str, Any], **headers: str) -> bytes:
@@ -145,14 +157,16 @@ async def load(
     return seen
 
 
-def answers_of_the_odd(sockets: Sequence[socket.socket]) -> list[bytes]:
-    """Hang up on every second connection, and read what the others get."""
-    for connection in sockets[::2]:
+def hang_up(sockets: Sequence[socket.socket]) -> None:
+    for connection in sockets:
         connection.close()
-    answers = [connection.recv(65_536) for connection in sockets[1::2]]
-    for connection in sockets[1::2]:
-        connection.close()
-    return answers
+
+
+def answers(sockets: Sequence[socket.socket]) -> list[bytes]:
+    """What each connection gets, which then ends."""
+    received = [connection.recv(65_536) for connection in sockets]
+    hang_up(sockets)
+    return received
 
 
 def free_port() -> int:
@@ -165,6 +179,7 @@ def free_port() -> int:
 def cluster() -> Iterator[Cluster]:
     env = {
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # a constructor that is to fail here fails every time
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
         "FORWARDED_ALLOW_IPS": "",  # as `nli-serve up` sets it
@@ -200,5 +215,31 @@ def deploy(cluster: Cluster) -> Deploy:
         app = App(cluster, engine, options, ingress or {}, **(classifier or {}))
         app.wait_for("RUNNING")
         return app
+
+    return run
+
+
+@pytest.fixture(scope="package")
+def borrow(deploy: Deploy) -> Deploy:
+    """As `deploy`, which starts three processes or more; but the last application that was borrowed is taken over where
+    it is the same one and still runs, with what its deployments are configured set anew.
+
+    For tests that leave it in order: nothing under way, and no replica dead that is not replaced. What was asked before
+    may be in the cache, and what was spent of a quota stays spent, so texts and keys are to be of one test alone.
+    """
+    borrowed: list[App] = []
+
+    def run(
+        engine: str = "FakeEngine",
+        classifier: dict[str, Any] | None = None,
+        ingress: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> App:
+        if borrowed and borrowed[-1].runs(engine, options):
+            borrowed[-1].put(ingress=ingress or {}, **(classifier or {}))
+            borrowed[-1].wait_for("RUNNING")
+        else:
+            borrowed.append(deploy(engine, classifier, ingress, **options))
+        return borrowed[-1]
 
     return run

@@ -6,7 +6,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,33 +24,46 @@ from deployments.engines.refusal import StartRefused
 from deployments.graph import assemble
 from deployments.graph import build as build_real
 from deployments.quota import open_ledger
+from deployments.runtime.worker import Ticket, Worker
 
+POLL_S = 0.01
 MODEL = ServedModel(name="fake", revision=None, engine="torch-fp32", fallback=False, template="This is {}.")
 
 
 class PoisonedEngine(FakeEngine):
-    """Raises on a text of 13 words."""
+    """Raises on a text of 13 words; a text that holds "held" keeps it for as long as the file `gate` is there."""
+
+    def __init__(self, gate: str = "", **options: float) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self._gate = Path(gate)
 
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
         if any(len(pair.premise) == 13 for pair in pairs):
             raise RuntimeError("poison")
+        _wait_while_held(pairs, self._gate)
         return super().logits(pairs)
 
 
 class RefusingEngine(FakeEngine):
-    """Does not start."""
+    """Does not start, and says so once the file `gate` is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: str = "") -> None:
+        while Path(gate).is_file():
+            time.sleep(POLL_S)
         raise StartRefused("no such weights on this machine")
 
 
 class RecordingEngine(FakeEngine):
-    """Writes down what is tokenised and what is run, a line each; a text that holds "slow" takes `slow_s`."""
+    """Writes down what is tokenised, what is run and who leaves without an answer, a line each.
+
+    A text that holds "slow" takes `slow_s`; one that holds "held" takes as long as `Record.hold` lasts.
+    """
 
     def __init__(self, log: str, slow_s: float = 2.0, **options: float) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
         self._log = Path(log)
         self._slow_s = slow_s
+        _tell_who_leaves(self._write)
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         self._write({"tokenised": list(texts)})
@@ -59,23 +73,33 @@ class RecordingEngine(FakeEngine):
         self._write({"words": [list(pair.premise) for pair in pairs]})
         if any(word_id("slow") in pair.premise for pair in pairs):
             time.sleep(self._slow_s)
+        _wait_while_held(pairs, _gate(self._log))
         return super().logits(pairs)
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self._log.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with self._log.open("ab", buffering=0) as file:  # a line is one write, whichever thread it comes from
+            file.write(f"{json.dumps(line)}\n".encode())
 
 
 class Record:
-    """What a `RecordingEngine` wrote down."""
+    """What a `RecordingEngine` wrote down since this was made; the engine may have served others before."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         log.touch()
+        self._start = log.stat().st_size
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Meanwhile the engine is kept busy by whatever holds "held"."""
+        with held(_gate(self._log)):
+            yield
 
     @property
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        with self._log.open() as file:
+            file.seek(self._start)
+            return [json.loads(line) for line in file if line.endswith("\n")]  # else it is being written
 
     @property
     def tokenised(self) -> list[str]:
@@ -86,8 +110,48 @@ class Record:
         """The words of each premise, as ids, by batch."""
         return [line["words"] for line in self._lines if "words" in line]
 
+    @property
+    def left(self) -> int:
+        """How many requests the classifier was told that nobody waits for any more."""
+        return len({id for line in self._lines for id in line.get("left", ())})
+
     def pairs_with(self, word: str) -> int:
         return sum(word_id(word) in words for batch in self.batches for words in batch)
+
+
+@contextmanager
+def held(gate: Path) -> Iterator[None]:
+    """The gate of an engine is there, and gone afterwards, whatever happens."""
+    gate.touch()
+    try:
+        yield
+    finally:
+        gate.unlink()
+
+
+def _gate(log: Path) -> Path:
+    return log.with_suffix(".held")
+
+
+def _wait_while_held(pairs: Sequence[Pair], gate: Path) -> None:
+    if any(word_id("held") in pair.premise for pair in pairs):
+        while gate.is_file():
+            time.sleep(POLL_S)
+
+
+def _tell_who_leaves(write: Callable[[dict[str, Any]], None]) -> None:
+    """Called in the replica of the classifier: from then on it writes down whom it is told to forget, by their ids."""
+    cancel, forget = Worker.cancel, Worker.forget
+
+    def recorded_cancel(self: Worker, tickets: Sequence[Ticket]) -> None:
+        cancel(self, tickets)
+        write({"left": [ticket.work.get("id") for ticket in tickets]})
+
+    def recorded_forget(self: Worker, ids: Sequence[str]) -> None:
+        forget(self, ids)
+        write({"left": list(ids)})
+
+    Worker.cancel, Worker.forget = recorded_cancel, recorded_forget  # type: ignore[method-assign]
 
 
 class HangingEngine(FakeEngine):
@@ -152,14 +216,17 @@ def open_recorded_ledger(log: str, application: str, **options: Any) -> Any:
 
 
 class Admissions:
-    """What all replicas let pass: (when in ns, requests) in order of time; a refund is negative."""
+    """What all replicas let pass since this was made: (when in ns, requests) in order of time; a refund is negative."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         log.touch()
+        self._start = log.stat().st_size
 
     def all(self) -> list[tuple[int, int]]:
-        lines = [line.split() for line in self._log.read_text().splitlines() if line.count(" ") == 2]
+        with self._log.open() as file:
+            file.seek(self._start)
+            lines = [line.split() for line in file if line.count(" ") == 2]
         return sorted((int(at), int(requests)) for at, requests, _ in lines)
 
 

@@ -6,32 +6,47 @@ import asyncio
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-from .conftest import App, Deploy, answers_of_the_odd, load, raw_request, wait_until
+from .conftest import App, Deploy, answers, hang_up, load, raw_request, wait_until
 from .stand_ins import Record
 
 LABELS = [f"label{i}" for i in range(8)]
 LIST_BUDGET = 512
+N_CALLERS = 200
+IN_FLIGHT = 210
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engine") / "engine.jsonl"
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "engine.jsonl")
+def record(log: Path) -> Record:
+    return Record(log)
 
 
 @pytest.fixture
-def recorded(deploy: Deploy, record: Record, tmp_path: Path) -> Callable[..., App]:
-    """Deploys the graph around a `RecordingEngine`."""
+def recorded(borrow: Deploy, log: Path) -> Callable[..., App]:
+    """One graph around a `RecordingEngine` for all, with a `user_config` of the Classifier for each."""
 
-    def run(classifier: dict[str, Any] | None = None, **options: Any) -> App:
-        return deploy("RecordingEngine", classifier=classifier, log=str(tmp_path / "engine.jsonl"), **options)
+    def run(**user_config: int) -> App:
+        return borrow(
+            "RecordingEngine",
+            classifier={"user_config": user_config},
+            log=str(log),
+            seconds_per_run=0.005,
+            seconds_per_pair=0.001,
+            app={"caps": {"max_in_flight": IN_FLIGHT}},
+        )
 
     return run
 
@@ -40,14 +55,25 @@ def _ask(app: App, text: str, labels: list[str], **headers: str) -> httpx2.Respo
     return app.http.post("/v1/classify", json={"text": text, "labels": labels}, headers=headers)
 
 
+@contextmanager
+def _busy(app: App, record: Record, text: str) -> Iterator[None]:
+    """The engine runs a request with this text, and nothing else; in the end that is answered, too."""
+    with ThreadPoolExecutor(1) as pool:
+        with record.hold():
+            held = pool.submit(_ask, app, f"held {text}", ["yes"])
+            wait_until(lambda: record.pairs_with("held") == 1, 20)
+            yield
+        assert held.result().status_code == 200
+
+
 @pytest.mark.timeout(180)
 def test_batches_grow_with_the_callers(recorded: Callable[..., App], record: Record) -> None:
-    app = recorded(seconds_per_run=0.005, seconds_per_pair=0.001)
+    app = recorded()
 
     def sizes(callers: int) -> list[float]:
         """Requests in each batch; 8 labels, since here the front brings fewer requests than the engine serves pairs."""
         before = len(record.batches)
-        requests = [raw_request({"text": f"{callers} {i}", "labels": LABELS}) for i in range(10 * callers)]
+        requests = [raw_request({"text": f"{callers} {i}", "labels": LABELS}) for i in range(6 * callers)]
         asyncio.run(load(app.http.base_url, callers, requests))
         return [len(batch) / len(LABELS) for batch in record.batches[before:]]
 
@@ -65,85 +91,75 @@ def test_batches_grow_with_the_callers(recorded: Callable[..., App], record: Rec
 def test_of_200_callers_who_hang_up_at_most_one_percent_reaches_the_engine(
     recorded: Callable[..., App], record: Record, how: str, joined: bool
 ) -> None:
-    app = recorded(slow_s=3.0)
+    app = recorded()
     labels = ["yes"] if joined else [f"{'long ' * 40}{i}" for i in range(20)]  # too much to travel together
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(_ask, app, "slow", ["yes"])
-        wait_until(lambda: len(record.batches) == 1, 20)
+    gone, after = f"gone{how}{joined}", f"after{how}{joined}"
+    with _busy(app, record, gone):
+        drop = _call_over_http(app, gone, labels) if how == "http" else _call_by_handle(app, gone, labels)
+        wait_until(lambda: len(record.tokenised) == 1 + N_CALLERS, 20, lambda: str(len(record.tokenised)))
+        drop()
+        wait_until(lambda: record.left >= 0.99 * N_CALLERS, 20, lambda: str(record.left))
 
-        hang_up = _call_over_http(app, labels) if how == "http" else _call_by_handle(app, labels)
-        wait_until(lambda: len(record.tokenised) == 201, 20, lambda: str(len(record.tokenised)))
-        hang_up()
-
-        assert slow.result().status_code == 200
     for i in range(5):  # turns, so that every tenant has had several
-        assert _ask(app, f"afterwards {i}", labels).status_code == 200
-    assert record.pairs_with("afterwards") == 5 * len(labels)
-    assert record.pairs_with("gone") <= 0.01 * 200 * len(labels)
+        assert _ask(app, f"{after} {i}", labels).status_code == 200
+    assert record.pairs_with(after) == 5 * len(labels)
+    assert record.pairs_with(gone) <= 0.01 * N_CALLERS * len(labels)
 
 
 def test_who_stays_is_answered_though_every_second_of_a_call_hangs_up(
     recorded: Callable[..., App], record: Record
 ) -> None:
-    app = recorded(slow_s=3.0)
-    url = app.http.base_url
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(_ask, app, "slow", ["yes"])
-        wait_until(lambda: len(record.batches) == 1, 20)
-        sockets = [socket.create_connection((url.host, url.port), timeout=20) for _ in range(40)]
+    app = recorded()
+    with _busy(app, record, "while some stay"):
+        sockets = _connect(app, 40)
         for i, connection in enumerate(sockets):
-            word = "gone" if i % 2 == 0 else "stays"
+            word = "leaves" if i % 2 == 0 else "stays"
             connection.sendall(raw_request({"text": f"{word} {i}", "labels": ["yes"]}))
         wait_until(lambda: len(record.tokenised) == 41, 20, lambda: str(len(record.tokenised)))
+        hang_up(sockets[::2])
+        wait_until(lambda: record.left == 20, 20, lambda: str(record.left))
 
-        answers = answers_of_the_odd(sockets)
-
-        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
-        assert slow.result().status_code == 200
+    assert [answer[:12] for answer in answers(sockets[1::2])] == [b"HTTP/1.1 200"] * 20
     assert record.pairs_with("stays") == 20
-    assert record.pairs_with("gone") == 0
+    assert record.pairs_with("leaves") == 0
 
 
-def _call_over_http(app: App, labels: list[str]) -> Callable[[], None]:
-    """200 requests on connections of their own, and how to drop them."""
+def _connect(app: App, n: int) -> list[socket.socket]:
     url = app.http.base_url
-    sockets = [socket.create_connection((url.host, url.port)) for _ in range(200)]
+    return [socket.create_connection((url.host, url.port), timeout=20) for _ in range(n)]
+
+
+def _call_over_http(app: App, word: str, labels: list[str]) -> Callable[[], None]:
+    """Requests on connections of their own, and how to drop them."""
+    sockets = _connect(app, N_CALLERS)
     for i, connection in enumerate(sockets):
-        connection.sendall(raw_request({"text": f"gone {i}", "labels": labels}))
-
-    def hang_up() -> None:
-        for connection in sockets:
-            connection.close()
-
-    return hang_up
+        connection.sendall(raw_request({"text": f"{word} {i}", "labels": labels}))
+    return partial(hang_up, sockets)
 
 
-def _call_by_handle(app: App, labels: list[str]) -> Callable[[], None]:
-    responses = [app.handle.classify.remote({"text": f"gone {i}", "labels": labels}) for i in range(200)]
+def _call_by_handle(app: App, word: str, labels: list[str]) -> Callable[[], None]:
+    handle = app.handle
+    responses = [handle.classify.remote({"text": f"{word} {i}", "labels": labels}) for i in range(N_CALLERS)]
 
-    def hang_up() -> None:
+    def cancel() -> None:
         for response in responses:
             response.cancel()  # type: ignore[no-untyped-call]
 
-    return hang_up
+    return cancel
 
 
 def test_a_request_past_its_deadline_never_reaches_the_engine(recorded: Callable[..., App], record: Record) -> None:
-    app = recorded(slow_s=2.0)
-    with ThreadPoolExecutor(21) as pool:
-        slow = pool.submit(_ask, app, "slow", ["yes"])
-        wait_until(lambda: len(record.batches) == 1, 20)
-
+    app = recorded()
+    with ThreadPoolExecutor(20) as pool, _busy(app, record, "while others wait too long"):
         late = [pool.submit(_ask, app, f"late {i}", ["yes"], **{"X-Deadline-Seconds": "0.5"}) for i in range(20)]
 
         assert {response.result().status_code for response in late} == {504}
-        assert slow.result().status_code == 200
     assert _ask(app, "afterwards", ["yes"]).status_code == 200
     assert record.pairs_with("late") == 0
 
 
 def test_a_short_request_does_not_wait_for_a_long_list(recorded: Callable[..., App], record: Record) -> None:
-    app = recorded({"user_config": {"max_batch_tokens": LIST_BUDGET}}, seconds_per_run=0.02)
+    app = recorded(max_batch_tokens=LIST_BUDGET)
     texts = [f"list {i} {'word ' * (i % 20)}" for i in range(256)]
     body = {"text": texts, "labels": [f"label{i}" for i in range(16)]}
     with ThreadPoolExecutor(1) as pool:
@@ -162,42 +178,20 @@ def test_a_short_request_does_not_wait_for_a_long_list(recorded: Callable[..., A
     assert statistics.quantiles(waits, n=20)[-1] <= 3 + 2
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("text", ["hang", "stage 1"])
-def test_a_replica_that_hangs_is_replaced(deploy: Deploy, text: str) -> None:
-    app = deploy(
-        "HangingEngine",
-        classifier={
-            "user_config": {"max_batch_s": 0.5},
-            "health_check_period_s": 0.5,
-            "health_check_timeout_s": 5,
-        },
-    )
-    (pid,) = app.pids("Classifier")
-
-    lost = _ask(app, text, ["yes"], **{"X-Deadline-Seconds": "1"})
-    wait_until(lambda: bool(app.pids("Classifier")) and pid not in app.pids("Classifier"), 60)
-
-    assert lost.status_code in (200, 503, 504)
-    assert _ask(app, "good", ["yes"]).status_code == 200
-
-
 def test_a_full_queue_is_a_503_with_retry_after_and_user_config_widens_it(
     recorded: Callable[..., App], record: Record
 ) -> None:
-    app = recorded({"user_config": {"max_queued_tokens": 40}}, slow_s=1.5, seconds_per_pair=0.001)
+    app = recorded(max_queued_tokens=40)
     _ask(app, "to measure the speed by", ["yes"])
-    with ThreadPoolExecutor(3) as pool:
-        slow = pool.submit(_ask, app, "slow", ["yes"])
-        wait_until(lambda: record.pairs_with("slow") == 1, 20)
-        waiting = pool.submit(_ask, app, "waiting", LABELS)
-        wait_until(lambda: "waiting" in record.tokenised, 20)
+    with ThreadPoolExecutor(1) as pool:
+        with _busy(app, record, "while the queue is full"):
+            waiting = pool.submit(_ask, app, "waiting", LABELS)
+            wait_until(lambda: "waiting" in record.tokenised, 20)
 
-        refused = _ask(app, "refused", ["yes", "no"])
+            refused = _ask(app, "refused", ["yes", "no"])
 
-        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
-        assert int(refused.headers["retry-after"]) >= 1
-        assert slow.result().status_code == 200
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
         assert waiting.result().status_code == 200
     assert record.pairs_with("refused") == 0
     assert _ask(app, "refused", ["yes", "no"]).status_code == 200
@@ -216,14 +210,36 @@ def test_whoever_asks_whether_it_is_ready_costs_the_engine_one_text_a_second(
 
 
 def test_too_many_requests_in_flight_are_refused_in_our_own_words(recorded: Callable[..., App], record: Record) -> None:
-    app = recorded(slow_s=1.0, app={"caps": {"max_in_flight": 2}})
-    with ThreadPoolExecutor(2) as pool:
-        in_flight = [pool.submit(_ask, app, f"slow {i}", ["yes"]) for i in range(2)]
-        wait_until(lambda: len(record.tokenised) == 2, 20)
+    app = recorded()
+    with _busy(app, record, "while many come"):
+        crowd = _connect(app, IN_FLIGHT - 1)
+        for i, connection in enumerate(crowd):
+            connection.sendall(raw_request({"text": f"crowd {i}", "labels": ["yes"]}))
+        wait_until(lambda: len(record.tokenised) == IN_FLIGHT, 20, lambda: str(len(record.tokenised)))
 
         refused = _ask(app, "one more", ["yes"])
 
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
         assert refused.headers["retry-after"] == "1"
-        assert {request.result().status_code for request in in_flight} == {200}
+    assert {answer[:12] for answer in answers(crowd)} == {b"HTTP/1.1 200"}
     assert _ask(app, "one more", ["yes"]).status_code == 200
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("text", ["hang", "stage 1"])
+def test_a_replica_that_hangs_is_replaced(borrow: Deploy, text: str) -> None:
+    app = borrow(
+        "HangingEngine",
+        classifier={
+            "user_config": {"max_batch_s": 0.5},
+            "health_check_period_s": 0.5,
+            "health_check_timeout_s": 5,
+        },
+    )
+    (pid,) = app.pids("Classifier")
+
+    lost = _ask(app, text, ["yes"], **{"X-Deadline-Seconds": "1"})
+    wait_until(lambda: bool(app.pids("Classifier")) and pid not in app.pids("Classifier"), 60)
+
+    assert lost.status_code in (200, 503, 504)
+    assert _ask(app, "good", ["yes"]).status_code == 200
