@@ -81,14 +81,12 @@ class FakeService:
     def answer(self, ask: Ask) -> ClassifyResponse:
         request: Any = ask["request"]
         texts = [request["text"]] if isinstance(request["text"], str) else request["text"]
-        labels = request["labels"]
+        labels, scores = request["labels"], [1.0] + [0.0] * len(request["labels"])
         return {
             "model": "fake",
             "engine": "fake",
             "fallback": False,
-            "results": [
-                {"labels": [text, *labels], "scores": [1.0] + [0.0] * len(labels), "truncated": False} for text in texts
-            ],
+            "results": [{"labels": [text, *labels], "scores": scores, "truncated": False} for text in texts],
             "usage": {"texts": len(texts), "pairs": len(labels) * len(texts), "tokens": 0},
             "request_id": f"r{next(self._numbers)}",
         }

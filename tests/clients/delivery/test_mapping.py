@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -381,7 +380,6 @@ def test_over_a_million_texts_memory_stays_flat_within_20_mb(service: FakeServic
         if seen % 100_000 == 0:
             gc.collect()
             sizes.append(process.memory_info().rss)
-    sys.stderr.write(f"{[round((size - sizes[0]) / 1e6, 1) for size in sizes]}\n")
 
     assert (seen, wrong) == (1_000_000, 0)
     assert max(sizes) - sizes[0] < 20_000_000
