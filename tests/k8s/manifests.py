@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -82,23 +83,35 @@ class Manifests:
         return {each["name"]: each for each in self.serve["applications"][0]["deployments"]}
 
 
-@functools.cache
-def text(overlay: str) -> str:
-    """As `kubectl apply -k` would send it. Without kubectl: a failure in CI, elsewhere the test is skipped."""
+class BuildFailed(Exception):
+    """What kubectl says."""
+
+
+def built(folder: Path) -> str:
+    """What `kubectl apply -k` would send. Without kubectl: a failure in CI, elsewhere the test is skipped.
+
+    Raises:
+        BuildFailed: it is no sound kustomization.
+    """
     if shutil.which("kubectl") is None:
         reason = "kubectl (1.27 or newer) is not on this machine, so the overlays cannot be built"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    command = ["kubectl", "kustomize", str(ROOT / "k8s" / "overlays" / overlay)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise BuildFailed(done.stderr)
     return done.stdout
+
+
+@functools.cache
+def _built(overlay: str) -> str:
+    return built(ROOT / "k8s" / "overlays" / overlay)
 
 
 def build(overlay: str) -> Manifests:
     """A copy of one's own."""
-    return Manifests(overlay, json.loads(_parsed(text(overlay))))
+    return Manifests(overlay, json.loads(_parsed(_built(overlay))))
 
 
 @functools.cache
@@ -122,3 +135,14 @@ def amount(quantity: str | float) -> float:
         if text.endswith(suffix):
             return float(text.removesuffix(suffix)) * factor
     return float(text)
+
+
+def supply(manifests: Manifests) -> tuple[float, float]:
+    """CPUs and GPUs of one worker, as KubeRay tells Ray."""
+    limits = manifests.group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return math.ceil(amount(limits["cpu"])), amount(limits.get("nvidia.com/gpu", 0))
+
+
+def env(group: Doc) -> dict[str, str]:
+    """Of Ray's container."""
+    return {each["name"]: each.get("value", "") for each in group["template"]["spec"]["containers"][0].get("env", [])}

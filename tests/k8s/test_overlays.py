@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.k8s.manifests import OVERLAYS, ROOT, build
+from tests.k8s.manifests import OVERLAYS, ROOT, BuildFailed, build, built
 from tests.k8s.mutants import BREAK_A_RULE, MISSHAPEN, Mutant, broken
 from tests.k8s.rules import RULES, Rule
 from tests.k8s.schema import crd_folder, misshapen, unknown_keys
@@ -69,3 +70,35 @@ def test_a_wrong_shape_is_noticed_by_the_crds(mutant: Mutant, crds: Path) -> Non
     by_crds = set(misshapen(manifests, crds)) - set(unknown_keys(manifests))
 
     assert by_crds or mutant.path[-2:-1] == ("rayStartParams",)  # which a CRD takes for any strings
+
+
+@pytest.mark.parametrize(
+    ("overlay", "before", "after"),
+    [
+        ("gpu", "groupName: workers", "groupName: others"),
+        ("gpu", "name: ray-worker", "name: worker"),
+        ("cpu", 'rayVersion: "2.60.0"', 'rayVersion: "2.51.0"'),
+        ("prod-gpu", "name: ray-head", "name: head"),
+        ("dev", "groupName: workers", "groupName: others"),
+    ],
+)
+def test_a_patch_ends_the_build_where_the_base_is_no_longer_what_it_was_written_for(
+    tmp_path: Path, overlay: str, before: str, after: str
+) -> None:
+    folder = shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    base = folder / "base" / "rayservice.yaml"
+    base.write_text(base.read_text().replace(before, after))
+
+    with pytest.raises(BuildFailed, match=r"testing value .* failed: test failed"):
+        built(folder / "overlays" / overlay)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_without_kubectl_nothing_passes_in_silence(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setenv("CI", ci)
+
+    with pytest.raises(outcome, match=r"kubectl .* is not on this machine"):
+        built(ROOT)

@@ -17,8 +17,7 @@ from deployments.contract.keys import KeyFile, dump, new_key
 from deployments.engines.refusal import StartRefused
 from deployments.runtime.keyfile import KeyFileWatch
 from k8s.generate import config, files, merge
-from tests.k8s.manifests import OVERLAYS, ROOT, Doc, build
-from tests.k8s.rules import supply
+from tests.k8s.manifests import OVERLAYS, ROOT, Doc, build, supply
 
 FRESH = files()
 
