@@ -8,9 +8,6 @@ and `proxy_location`, as it does on a cluster that is changed in place.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -20,10 +17,12 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.node import Node
+from ray._private.parameter import RayParams
 
 from deployments.contract.keys import KeyFile, dump, new_key
 from k8s.generate import OVERLAYS, config
-from tests.serve.conftest import ROOT, Cluster, load, raw_request, wait_until
+from tests.serve.conftest import ROOT, Cluster, free_port, load, raw_request, wait_until
 from tests.tiny import save_roberta
 
 ASK = {"text": "My card was charged twice", "labels": ["billing", "repair"]}
@@ -35,22 +34,37 @@ HOSTS_APART = ("gpu", "prod-gpu")  # they differ in `allowed_hosts` only, so one
 @pytest.fixture(scope="module")
 def workers(cluster: Cluster) -> Iterator[None]:
     """Nodes beside the first; at the end they go."""
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'serve' / 'fake_gpu'}"}
-    env |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=4", "--num-gpus=1"]
-    command += [f"--address={ray.get_runtime_context().gcs_address}", "--object-store-memory=100000000"]
-    command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]  # any that are free
-    processes = [
-        subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(NODES)
-    ]
+    nodes: list[Node] = []
     try:
-        wait_until(lambda: ray.cluster_resources().get("GPU") == NODES, 60)  # type: ignore[no-untyped-call]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests' / 'serve' / 'fake_gpu'}")
+            while len(nodes) < NODES:  # one after the other, as they would choose the same free ports
+                nodes.append(_start())
+                wait_until(lambda: _gpus() == len(nodes), 60)
         yield
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
+        for node in nodes:
+            node.kill_all_processes(check_alive=False)
+
+
+def _start() -> Node:
+    """As `ray.cluster_utils` does; `ray start` would have everybody on this machine join the cluster of the tests."""
+    params = RayParams(
+        gcs_address=ray.get_runtime_context().gcs_address,
+        num_cpus=4,
+        num_gpus=1,
+        object_store_memory=100_000_000,
+        min_worker_port=0,
+        max_worker_port=0,
+        node_manager_port=0,
+        dashboard_agent_listen_port=free_port(),
+        include_log_monitor=False,  # type: ignore[arg-type]
+    )
+    return Node(params, head=False, shutdown_at_exit=False, spawn_reaper=True)
+
+
+def _gpus() -> float:
+    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")
