@@ -117,7 +117,7 @@ def build(overlay: str) -> Manifests:
 @functools.cache
 def _parsed(text: str) -> str:
     """The documents as JSON, which is read some hundred times as fast."""
-    return json.dumps(list(yaml.safe_load_all(text)))
+    return json.dumps(list(yaml.load_all(text, Loader=yaml.CSafeLoader)))
 
 
 def replicas(deployment: Doc) -> tuple[int, int]:
