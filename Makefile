@@ -47,6 +47,7 @@ fmt: install
 
 docs: install
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m k8s.generate
 
 bench: install
 	$(BIN)/python -m benchmarks.scheduler

@@ -11,7 +11,7 @@ from deployments.contract.args import DEFAULT_REVISION
 from docs.generate import config, files
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("k8s/*.md")])
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.name)
@@ -39,7 +39,7 @@ def test_the_default_of_a_key_is_what_holds_without_it(key: str, default: str) -
 def test_every_link_and_path_leads_somewhere(page: Path) -> None:
     text = page.read_text()
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?://)([^)]+)\)", text)]
-    paths = re.findall(r"`((?:docs|tests|deployments|clients|benchmarks)/[\w./-]+)`", text)
+    paths = re.findall(r"`((?:docs|tests|deployments|clients|benchmarks|k8s)/[\w./-]+)`", text)
 
     assert [link for link in links if link and not (page.parent / link).exists()] == []
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -10,6 +10,8 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -33,11 +35,14 @@ def resolve(args: ModelArgs) -> ServedModel:
     """Decide which model answers, from what is on this machine.
 
     Raises:
-        StartRefused: it is not here and no fallback is configured, or it is no NLI model.
+        StartRefused: it is not here and no fallback is configured, cannot be read, or is no NLI model.
     """
     if args.name == EMBEDDED:
         return _embedded(fallback=False)
-    folder = Path(args.name) if args.is_folder else cached(args.name, args.revision)
+    with _readable(args.name):
+        folder = Path(args.name) if args.is_folder else cached(args.name, args.revision)
+        if folder is not None:
+            _check_nli(folder)
     if folder is None:
         if args.fallback is None:
             raise StartRefused(
@@ -45,7 +50,6 @@ def resolve(args: ModelArgs) -> ServedModel:
                 "model.fallback is null; run `nli-serve pull`, or name a fallback"
             )
         return _embedded(fallback=True)
-    _check_nli(folder)
     engine = "torch-fp32" if args.precision == "fp32" else "torch-bf16"
     return ServedModel(name=args.name, revision=args.revision, engine=engine, fallback=False, template=NLI_TEMPLATE)
 
@@ -58,8 +62,10 @@ def locate(model: ServedModel) -> Path:
     """
     if model.engine == "embedding-fp32":
         return embedded_folder()
-    folder = Path(model.name) if model.name.startswith("/") else cached(model.name, model.revision)
-    if folder is None or not _is_model(folder):
+    with _readable(model.name):
+        folder = Path(model.name) if model.name.startswith("/") else cached(model.name, model.revision)
+        here = folder is not None and _is_model(folder)
+    if folder is None or not here:
         raise StartRefused(f"{model.name} is to be served, but it is not on this machine; run `nli-serve pull` here")
     return folder
 
@@ -136,6 +142,17 @@ def _engine(model: ServedModel, folder: Path, threads: int, gpu_fraction: float)
 
         return EmbeddingEngine(folder, device)
     return TorchEngine(folder, "fp32" if model.engine == "torch-fp32" else "bf16", device)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Files that are there and not for this user are told as such, not as a traceback of Ray's."""
+    try:
+        yield
+    except OSError as error:
+        raise StartRefused(
+            f"{name} cannot be read: {error.strerror}; let user {os.geteuid()} read it, who runs this process"
+        ) from error
 
 
 def _is_model(folder: Path) -> bool:

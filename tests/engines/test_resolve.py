@@ -5,11 +5,13 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from deployments.engines.embedding import EmbeddingEngine
 from deployments.engines.refusal import StartRefused
 from deployments.engines.resolve import EMBEDDED_NAME, embedded_folder, load, locate, resolve
 from deployments.engines.torch import TorchEngine
+from tests.unprivileged import open_folder, unprivileged
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 HUB = ModelArgs(name="owner/model", revision=REVISION)
@@ -313,3 +316,30 @@ def test_a_refusal_survives_the_way_between_processes() -> None:
     again = pickle.loads(pickle.dumps(StartRefused("why")))
 
     assert (type(again), str(again)) == (StartRefused, "why")
+
+
+@pytest.mark.parametrize("use", [resolve, locate])
+def test_a_folder_that_cannot_be_read_is_told_in_one_line(bert: Path, use: Callable[[Any], object]) -> None:
+    with open_folder() as folder:
+        model = Path(shutil.copytree(bert, folder / "model"))
+        model.chmod(0)
+        served = ServedModel(name=str(model), revision=None, engine="torch-fp32", fallback=False, template="{}")
+
+        with unprivileged(), pytest.raises(StartRefused) as refused:
+            use(ModelArgs(name=str(model)) if use is resolve else served)
+
+        model.chmod(0o700)
+        said = str(refused.value)
+        assert re.fullmatch(
+            rf"{model} cannot be read: Permission denied; let user \d+ read it, who runs this process", said
+        )
+
+
+def test_a_config_that_cannot_be_read_is_told(bert: Path) -> None:
+    with open_folder() as folder:
+        model = Path(shutil.copytree(bert, folder / "model"))
+        model.chmod(0o755)
+        (model / "config.json").chmod(0)
+
+        with unprivileged(), pytest.raises(StartRefused, match="cannot be read: Permission denied; let user "):
+            resolve(ModelArgs(name=str(model)))
