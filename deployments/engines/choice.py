@@ -29,7 +29,7 @@ FAMILIES = {  # `model_type`s whose export was compared with torch, whole and pa
     "roberta",
     "xlm-roberta",
 }
-PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime",), "openvino": ("openvino", "nncf")}
+PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime", "onnx"), "openvino": ("openvino", "nncf")}
 INSTRUCTIONS = {  # one of each is needed, as /proc/cpuinfo names them on x86 and on ARM
     "bf16": ("amx_bf16", "avx512_bf16", "bf16"),  # without them OpenVINO computes in fp32, and says nothing
     "int8": ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm"),  # without them sums of products overflow

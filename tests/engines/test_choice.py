@@ -14,7 +14,7 @@ from deployments.contract.args import ModelArgs
 from deployments.engines.choice import Machine, _instructions, choose, this_machine
 from deployments.engines.refusal import StartRefused
 
-ALL = frozenset({"torch", "onnxruntime", "openvino", "nncf"})
+ALL = frozenset({"torch", "onnxruntime", "onnx", "openvino", "nncf"})
 NO_OPENVINO, TORCH_ONLY = ALL - {"openvino", "nncf"}, frozenset({"torch"})
 MODERN = frozenset({"avx512_bf16", "avx512_vnni"})
 OLD = frozenset({"avx2"})
@@ -68,7 +68,7 @@ def test_what_computes_follows_from_configuration_and_machine(
             r"openvino-fp32 needs openvino and nncf, not installed here; pip install 'nli-serve\[openvino\]', "
             "or set model.engine: torch",
         ),
-        ({"engine": "onnx"}, TORCH_ONLY, MODERN, r"needs onnxruntime, .*nli-serve\[onnx\]'"),
+        ({"engine": "onnx"}, TORCH_ONLY, MODERN, r"needs onnxruntime and onnx, .*nli-serve\[onnx\]'"),
         (
             {"precision": "int8"},
             TORCH_ONLY,
@@ -134,7 +134,7 @@ def test_a_look_at_the_machine_imports_nothing() -> None:
 import sys
 from deployments.engines.choice import this_machine
 print(sorted(this_machine().packages))
-sys.exit(bool({"torch", "onnxruntime", "openvino", "nncf"} & set(sys.modules)))
+sys.exit(bool({"torch", "onnxruntime", "onnx", "openvino", "nncf"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 

@@ -101,7 +101,7 @@ def test_precision_names_the_engine(snapshot: Path) -> None:
     assert resolve(HUB.model_copy(update={"precision": "bf16"})).engine == "torch-bf16"
 
 
-TORCH_ONLY, ALL = frozenset({"torch"}), frozenset({"torch", "onnxruntime", "openvino", "nncf"})
+TORCH_ONLY, ALL = frozenset({"torch"}), frozenset({"torch", "onnxruntime", "onnx", "openvino", "nncf"})
 
 
 def _on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ HOST: KeyPath = ("http_options", "host")
 LIMITS: KeyPath = (*INGRESS, "user_config")
 CALLER: KeyPath = (*LIMITS, "caller")
 KEYS_FILE: KeyPath = (*APP, "args", "keys_file")
-ENGINES = {"torch", "onnxruntime", "openvino", "nncf"}
+ENGINES = {"torch", "onnxruntime", "onnx", "openvino", "nncf"}
 RATE = {"limit": 5, "burst": 10}
 
 
@@ -537,7 +537,12 @@ def test_replicas_share_a_gpu_but_never_span_two(tmp_path: Path, gpus: float, re
 @pytest.mark.parametrize(
     ("changes", "packages", "key", "message"),
     [
-        ({"engine": "onnx"}, {"torch"}, "engine", "onnx-fp32 needs onnxruntime, not installed here; pip install"),
+        (
+            {"engine": "onnx"},
+            {"torch"},
+            "engine",
+            "onnx-fp32 needs onnxruntime and onnx, not installed here; pip install",
+        ),
         ({"precision": "int8"}, {"torch"}, "precision", "openvino-int8 needs openvino and nncf, not installed here"),
         ({"precision": "int8"}, ENGINES, "precision", "openvino-int8 needs a CPU with one of amx_int8"),
     ],
