@@ -53,12 +53,31 @@ def check(config: Path) -> None:
 @main.command()
 @CONFIG
 def pull(config: Path) -> None:
-    """Fetch the configured model; exit 3 when the Hub cannot be reached."""
+    """Fetch the configured model, and convert it for its engine; exit 3 when the Hub cannot be reached."""
     with _server_install():
         _check(config)
         from .commands.service import read_service
 
-        sys.exit(_pull(read_service(config).model))
+        model = read_service(config).model
+        sys.exit(_pull(model) or _convert(model))
+
+
+@main.command()
+@CONFIG
+def tune(config: Path) -> None:
+    """Measure every CPU engine of this machine for the configured model; takes minutes, changes no file.
+
+    Prints how many text-label pairs a second each computes and how far it moves scores, then what to configure.
+    """
+    with _server_install():
+        _check(config)
+        from .commands.service import read_service
+        from .commands.tune import TuneRefused, tune
+
+        try:
+            tune(read_service(config).model, Console())
+        except TuneRefused as error:
+            _fail(str(error))
 
 
 @main.command()
@@ -74,6 +93,8 @@ def up(config: Path, plain: bool) -> None:
 
         service = read_service(config)
         _pull_or_fall_back(service.model)
+        if status := _convert(service.model):
+            sys.exit(status)
         try:
             sys.exit(launch(service, plain=plain, console=console))
         except LaunchFailed as error:
@@ -203,6 +224,18 @@ def _pull(model: ModelArgs) -> int:
     except PullFailed as error:
         console.print(str(error), style="yellow", highlight=False, markup=False, soft_wrap=True)
         return UNREACHABLE if isinstance(error, HubUnreachable) else 1
+    return 0
+
+
+def _convert(model: ModelArgs) -> int:
+    """Make what the engine reads beside the weights, if anything, so that replicas need not; 0 or 1, told."""
+    from .commands.convert import ConvertFailed, convert
+
+    try:
+        convert(model, console)
+    except ConvertFailed as error:
+        console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return 1
     return 0
 
 

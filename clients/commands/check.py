@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import ServeDeploySchema
 
@@ -29,8 +29,10 @@ from clients.commands.parts import APP, application, args, deployments, mapping,
 from clients.commands.spelling import Level, level, nearest, unknown_keys
 from clients.commands.unsupported import unsupported
 from clients.commands.values import stumble, without, wrong_values
-from deployments.contract.args import AppArgs, CapsArgs, ClassifierConfig
+from deployments.contract.args import EMBEDDED, AppArgs, CapsArgs, ClassifierConfig, ModelArgs
 from deployments.contract.limits import IngressConfig
+from deployments.engines.choice import choose, this_machine
+from deployments.engines.refusal import StartRefused
 
 IMPORT_PATH = "deployments.graph:build"
 USER_CONFIGS: Mapping[str, type[BaseModel]] = {"Ingress": IngressConfig, "Classifier": ClassifierConfig}
@@ -148,6 +150,7 @@ def _contradictions(data: object) -> Iterator[Problem]:
     yield from _wrong_port(data)
     yield from _serve_refuses_first(data)
     yield from _wrong_device(data)
+    yield from _wrong_engine(data)
     yield from access.contradictions(data, datetime.now(UTC))
     for path, deployment in deployments(data):
         yield from _wrong_amounts(options(deployment), (*path, "ray_actor_options"))
@@ -166,6 +169,26 @@ def _wrong_device(data: object) -> Iterator[Problem]:
         yield Problem(
             (*path, "ray_actor_options", "num_gpus"),
             f"{gpus:g}, but args.model.device is cpu: a GPU held and not used; set num_gpus: 0 or device: auto",
+        )
+
+
+def _wrong_engine(data: object) -> Iterator[Problem]:
+    """What this machine cannot compute with; a combination that no machine can is a wrong value, told as such."""
+    path = (*APP, 0, "args", "model")
+    try:
+        model = ModelArgs.model_validate(mapping(args(data), "model"))
+        name = "embedding-fp32" if model.name == EMBEDDED else choose(model, this_machine())
+    except ValidationError:
+        return
+    except StartRefused as refusal:
+        yield Problem((*path, "engine" if model.engine != "auto" else "precision"), str(refusal))
+        return
+    _, classifier = named("Classifier", data)
+    gpus = number(options(classifier).get("num_gpus"), default=0)
+    if gpus > 0 and name.startswith(("onnx", "openvino")):
+        yield Problem(
+            path,
+            f"{name} computes on the CPU, but the Classifier has num_gpus: {gpus:g}; set num_gpus: 0, or engine: torch",
         )
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
 DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # the Hub's head at the time of writing
 EMBEDDED = "embedded"  # the bi-encoder that comes as a Python wheel
+PRECISIONS = {"torch": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8")}
 
 
 def _checked_network(value: object) -> object:
@@ -60,8 +61,11 @@ class ModelArgs(Args):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA when the Classifier has a `num_gpus`, else the CPU."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the NLI engine; the embedded model always runs in fp32."""
+    engine: Literal["auto", "torch", "onnx", "openvino"] = "auto"
+    """Of the NLI model. auto: torch; with `device: cpu` openvino, else onnx, where it is able to; int8: openvino."""
+
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of the NLI engine: bf16 and int8 are faster and move scores, `nli-serve tune` says how far; embedded is fp32."""
 
     threads: PositiveInt | None = None
     """CPU threads of one replica's engine; null: every core of the machine."""
@@ -89,6 +93,24 @@ class ModelArgs(Args):
             )
         elif not pinned:
             raise ValueError(f"model.name {self.name!r} is a Hub id: pin it, model.revision: <40-digit commit>")
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> ModelArgs:
+        able = [engine for engine, precisions in PRECISIONS.items() if self.precision in precisions]
+        on_cpu_only = self.engine in ("onnx", "openvino") or "torch" not in able
+        if self.engine != "auto" and self.name == EMBEDDED:
+            raise ValueError(f"model.engine is {self.engine!r}, but {EMBEDDED!r} has an engine of its own; remove it")
+        if self.engine not in ("auto", *able):
+            raise ValueError(
+                f"model.engine {self.engine!r} does not compute in {self.precision}; set model.engine to "
+                f"{' or '.join(able)}, or model.precision to {' or '.join(PRECISIONS[self.engine])}"
+            )
+        if self.device == "cuda" and on_cpu_only:
+            raise ValueError(
+                f"model.engine {self.engine!r} in {self.precision} computes on the CPU only, but model.device is cuda; "
+                "set model.device: cpu, or model.engine: torch with fp32 or bf16"
+            )
         return self
 
 

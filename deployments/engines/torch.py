@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from .nli_labels import nli_columns
+from .inputs import Inputs
 from .protocol import FloatArray, OutOfMemory, Pair
 from .refusal import StartRefused
-from .tokens import Tokens, longest_input
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -58,31 +57,20 @@ class TorchEngine:
 
     def __init__(self, folder: Path, precision: Literal["fp32", "bf16"], device: Device) -> None:
         self._device = prepare(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = _load(folder, _DTYPES[precision])
-        self._columns = list(nli_columns(model.config.id2label, model.config.label2id or {}))
-        self._tokens = Tokens(tokenizer, longest_input(tokenizer, model.config))
-        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._has_types = "token_type_ids" in tokenizer.model_input_names
-        self._model = model.to(self._device)
+        self._inputs = Inputs(folder)
+        self.model = _load(folder, _DTYPES[precision]).to(self._device)
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
-        return self._tokens.pairs(texts, hypotheses)
+        return self._inputs.pairs(texts, hypotheses)
 
     @torch.inference_mode()
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
         if not pairs:
             return torch.empty((0, 2)).numpy()
-        frame = self._tokens.frame
-        inputs = {
-            "input_ids": pad([frame.join(pair) for pair in pairs], self._pad_id),
-            "attention_mask": pad([[1] * pair.n_tokens for pair in pairs], 0),
-        }
-        if self._has_types:
-            inputs["token_type_ids"] = pad([frame.token_types(pair) for pair in pairs], 0)
+        inputs = {name: torch.from_numpy(rows) for name, rows in self._inputs.rows(pairs).items()}
         with memory_watched():
-            raw = self._model(**{name: rows.to(self._device) for name, rows in inputs.items()}).logits
-            table: FloatArray = raw[:, self._columns].float().cpu().numpy()  # from (n_pairs, n_classes)
+            raw = self.model(**{name: rows.to(self._device) for name, rows in inputs.items()}).logits
+            table = self._inputs.table(raw.float().cpu().numpy())
         return table
 
 
@@ -98,12 +86,6 @@ def memory_watched() -> Iterator[None]:
     if message is not None:  # outside the handler, so that no traceback hangs on what is raised
         torch.cuda.empty_cache()
         raise OutOfMemory(message)
-
-
-def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    """(n_rows, longest) int64, short rows filled up on the right."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:

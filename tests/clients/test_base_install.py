@@ -64,7 +64,7 @@ def test_the_command_line_helps(base: Path) -> None:
     result = _run(base, "from clients.cli import main; main(['--help'])")
 
     assert result.returncode == 0, result.stderr
-    for command in ("check", "keys", "pull", "up"):
+    for command in ("check", "keys", "pull", "tune", "up"):
         assert f"  {command} " in result.stdout
 
 
@@ -76,7 +76,7 @@ def test_the_commands_for_keys_help(base: Path, command: list[str]) -> None:
     assert result.stdout.startswith("Usage:")
 
 
-@pytest.mark.parametrize("command", ["check", "pull", "up"])
+@pytest.mark.parametrize("command", ["check", "pull", "tune", "up"])
 def test_a_command_of_the_server_says_what_to_install(base: Path, command: str) -> None:
     result = _run(base, f"from clients.cli import main; main([{command!r}, {str(ROOT / 'serve_config.yaml')!r}])")
 

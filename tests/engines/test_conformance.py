@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -20,10 +22,14 @@ from deployments.engines.protocol import Engine, Pair
 from deployments.engines.resolve import embedded_folder
 from deployments.engines.torch import Device, TorchEngine
 
-ROUNDING = 1e-5  # of fp32
+from .conftest import LoadEngine
+
+ROUNDING = {"fp32": 1e-5, "bf16": 0.1, "int8": 0.05}  # of a logit; they spread over 2, in models that round coarsely
+CROSS_ENGINES = ["torch-fp32", "torch-bf16", "onnx-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8"]
 WORDS = ["card", "refund", "screen", "phone", "cracked", "holiday", "is", "42", "Größe", "数学", "🙂"]
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=20).map(" ".join)
 CLAIMS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join)  # within every limit
+OUTLIERS = ["a", "card " * 300, "🙂" * 200, "7" * 60, "\x00", "Größe数学" * 12, "?!" * 100]  # unlike any other text
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,17 @@ class Subject:
     longest_hypothesis: int
     """In tokens; " 7" is one to every engine."""
 
+    rounding: float
+    """How far a pair's logits may be from themselves, in other company."""
 
-def _crossed(folder: Path, longest_hypothesis: int) -> Subject:
+
+def _crossed(engine: Engine, folder: Path, longest_hypothesis: int, precision: str) -> Subject:
     reference = AutoTokenizer.from_pretrained(folder)
 
     def length(text: str, hypothesis: str) -> int:
         return len(reference(text, hypothesis, truncation="only_first", max_length=64)["input_ids"])
 
-    return Subject(TorchEngine(folder, "fp32", Device("cpu")), length, longest_hypothesis)
+    return Subject(engine, length, longest_hypothesis, ROUNDING[precision])
 
 
 def _embedded(engine: EmbeddingEngine) -> Subject:
@@ -53,23 +62,30 @@ def _embedded(engine: EmbeddingEngine) -> Subject:
     def length(text: str, hypothesis: str) -> int:
         return sum(len(reference(s, truncation=True, max_length=256)["input_ids"]) for s in (text, hypothesis))
 
-    return Subject(engine, length, 254)
+    return Subject(engine, length, 254, ROUNDING["fp32"])
 
 
 def _fake() -> Subject:
     def length(text: str, hypothesis: str) -> int:
         return min(64, 3 + sum(len(re.findall(r"\w+", s)) for s in (text, hypothesis)))
 
-    return Subject(FakeEngine(), length, 60)
+    return Subject(FakeEngine(), length, 60, ROUNDING["fp32"])
 
 
-@pytest.fixture(scope="module", params=["fake", "roberta", "bert", "embedding"])
-def subject(request: pytest.FixtureRequest) -> Subject:
-    if request.param == "fake":
+SUBJECTS = ["fake", "embedding", *(f"roberta-{engine}" for engine in CROSS_ENGINES)]
+SUBJECTS += [f"bert-{engine}" for engine in CROSS_ENGINES if not engine.endswith("bf16")]  # of another kind of inputs
+
+
+@pytest.fixture(scope="module", params=SUBJECTS)
+def subject(request: pytest.FixtureRequest, load_engine: LoadEngine) -> Subject:
+    model, _, name = request.param.partition("-")
+    if model == "fake":
         return _fake()
-    if request.param == "embedding":
+    if model == "embedding":
         return _embedded(request.getfixturevalue("embedding"))
-    return _crossed(request.getfixturevalue(request.param), {"roberta": 59, "bert": 60}[request.param])
+    folder: Path = request.getfixturevalue(model)
+    engine = load_engine(folder, name)
+    return _crossed(engine, folder, {"roberta": 59, "bert": 60}[model], name.partition("-")[2])
 
 
 def _row(engine: Engine, texts: Sequence[str], hypotheses: Sequence[str]) -> list[Pair]:
@@ -105,8 +121,40 @@ def test_neighbours_and_padding_move_nothing(subject: Subject, texts: list[str],
     together = subject.engine.logits(pairs)
 
     alone = np.concatenate([subject.engine.logits([pair]) for pair in pairs])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=ROUNDING)
-    np.testing.assert_allclose(subject.engine.logits(pairs[::-1])[::-1], together, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(together, alone, rtol=0, atol=subject.rounding)
+    np.testing.assert_allclose(subject.engine.logits(pairs[::-1])[::-1], together, rtol=0, atol=subject.rounding)
+
+
+@pytest.mark.parametrize("outlier", OUTLIERS)
+def test_nor_does_an_outlier(subject: Subject, outlier: str) -> None:
+    assert _moved_by(outlier, subject.engine) <= subject.rounding
+
+
+def _moved_by(outlier: str, engine: Engine) -> float:
+    """The largest change of a logit when the outlier joins a batch of others."""
+    pairs = _row(engine, ["a card", "the phone is cracked", " ".join(WORDS * 2)], ["refund", "holiday"])
+    neighbour = _row(engine, [outlier], ["holiday"])
+
+    alone = np.concatenate([engine.logits([pair]) for pair in pairs])
+    return float(np.abs(engine.logits([*neighbour, *pairs])[1:] - alone).max())
+
+
+@pytest.mark.parametrize("model", ["roberta", "bert"])
+def test_a_scale_over_the_batch_would_be_found(model: str, request: pytest.FixtureRequest) -> None:
+    engine = TorchEngine(request.getfixturevalue(model), "fp32", Device("cpu"))
+    for layer in engine.model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_pre_hook(_quantise_by_the_largest_of_the_batch)
+
+    moved = [_moved_by(outlier, engine) for outlier in OUTLIERS]
+
+    assert min(moved) > ROUNDING["int8"]
+    assert max(moved) > 2 * ROUNDING["bf16"]
+
+
+def _quantise_by_the_largest_of_the_batch(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    scale = inputs[0].abs().max() / 127
+    return (torch.round(inputs[0] / scale) * scale,)
 
 
 def test_equal_pairs_get_equal_logits(subject: Subject) -> None:
@@ -115,7 +163,7 @@ def test_equal_pairs_get_equal_logits(subject: Subject) -> None:
     logits = subject.engine.logits(pairs)
 
     assert pairs[0] == pairs[1] == pairs[4] == pairs[5]
-    np.testing.assert_allclose(logits[[1, 4, 5]], logits[[0, 0, 0]], rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(logits[[1, 4, 5]], logits[[0, 0, 0]], rtol=0, atol=subject.rounding)
 
 
 @settings(max_examples=50)

@@ -20,11 +20,14 @@ from huggingface_hub import constants
 from deployments.contract.args import EMBEDDED, ModelArgs
 from deployments.contract.model import ServedModel
 from deployments.engines import resolve as module
+from deployments.engines.choice import Machine
 from deployments.engines.embedding import EmbeddingEngine
 from deployments.engines.refusal import StartRefused
-from deployments.engines.resolve import EMBEDDED_NAME, embedded_folder, load, locate, resolve
+from deployments.engines.resolve import EMBEDDED_NAME, convert, embedded_folder, load, locate, resolve
 from deployments.engines.torch import TorchEngine
 from tests.unprivileged import open_folder, unprivileged
+
+from .conftest import skip_unable
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 HUB = ModelArgs(name="owner/model", revision=REVISION)
@@ -99,6 +102,84 @@ def test_a_hub_model_in_the_cache_is_served(snapshot: Path) -> None:
 
 def test_precision_names_the_engine(snapshot: Path) -> None:
     assert resolve(HUB.model_copy(update={"precision": "bf16"})).engine == "torch-bf16"
+
+
+TORCH_ONLY, ALL = frozenset({"torch"}), frozenset({"torch", "onnxruntime", "onnx", "openvino", "nncf"})
+
+
+def _on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "this_machine", lambda: machine)
+
+
+def test_the_engine_follows_from_the_family_that_the_models_config_names(
+    roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _on(Machine(ALL, frozenset()), monkeypatch)
+    folder = _folder(roberta, tmp_path)
+    args = ModelArgs(name=str(folder), device="cpu")
+    assert resolve(args).engine == "openvino-fp32"
+
+    _edit(folder, model_type="bart")
+
+    assert resolve(args).engine == "torch-fp32"
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_replicas_start(
+    roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _on(Machine(TORCH_ONLY, frozenset()), monkeypatch)
+
+    with pytest.raises(StartRefused, match=r"pip install 'nli-serve\[onnx\]'"):
+        resolve(ModelArgs(name=str(roberta), engine="onnx"))
+
+
+def test_a_replica_whose_machine_lacks_the_engine_is_refused(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ModelArgs(name=str(roberta), engine="openvino")
+    _on(Machine(ALL, frozenset()), monkeypatch)
+    served = resolve(args)
+    _on(Machine(TORCH_ONLY, frozenset()), monkeypatch)
+
+    with pytest.raises(StartRefused, match=r"openvino-fp32 needs openvino and nncf, not installed here"):
+        load(served, args, 0.0)
+
+
+def test_an_engine_of_the_cpu_is_refused_a_share_of_a_gpu(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _on(Machine(ALL, frozenset()), monkeypatch)
+    args = ModelArgs(name=str(roberta), engine="onnx")
+
+    with pytest.raises(StartRefused, match=r"onnx-fp32 computes on the CPU, but the Classifier takes num_gpus: 0\.25"):
+        load(resolve(args), args, 0.25)
+
+
+def test_what_an_engine_reads_beside_the_weights_is_made_beforehand_and_found_by_replicas(
+    roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unable("onnx-fp32")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    args = ModelArgs(name=str(roberta), engine="onnx", threads=1)
+    served = resolve(args)
+    file = convert(served, args)
+    monkeypatch.setattr("deployments.engines.convert.cache.FileLock", None)  # making anything would need it
+
+    engine = load(served, args, 0.0)
+
+    assert file is not None
+    assert file.is_relative_to(tmp_path / "nli-serve")
+    assert engine.logits(engine.pairs(["a card"], ["refund"])[0]).shape == (1, 2)
+    assert convert(served.model_copy(update={"engine": "torch-fp32"}), args) is None
+
+
+def test_weights_that_are_broken_are_told_as_such_when_they_are_converted(
+    roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unable("onnx-fp32")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    folder = _folder(roberta, tmp_path)
+    _break_weights(folder)
+    args = ModelArgs(name=str(folder), engine="onnx")
+
+    with pytest.raises(StartRefused, match=r"cannot be loaded, SafetensorError: .*; fetch it afresh"):
+        convert(resolve(args), args)
 
 
 def test_a_hub_model_in_shards_is_there_when_all_shards_are(snapshot: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Robe
 from deployments.core.cache import Scored
 from deployments.engines.refusal import StartRefused
 from deployments.engines.run import run
-from deployments.engines.torch import Device, TorchEngine, _load, pad, prepare
+from deployments.engines.torch import Device, TorchEngine, _load, prepare
 from tests.tiny import save_roberta
 
 CPU = Device("cpu")
@@ -41,10 +41,6 @@ def test_columns_are_contradiction_and_entailment_in_any_order(order: str, tmp_p
 
     letters = order.split("-")
     np.testing.assert_allclose(got, [raw[letters.index("C")], raw[letters.index("E")]], rtol=0, atol=1e-5)
-
-
-def test_short_rows_are_filled_up_on_the_right() -> None:
-    assert pad([[5], [6, 7, 8]], 1).tolist() == [[5, 1, 1], [6, 7, 8]]
 
 
 def test_bf16_is_near_fp32(roberta: Path) -> None:
@@ -134,7 +130,7 @@ def test_what_a_run_that_ended_the_memory_held_is_gone_before_the_next_run(
     engine = TorchEngine(roberta, "fp32", Device("cpu"))
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    forward = engine._model.forward
+    forward = engine.model.forward
 
     def limited(**inputs: torch.Tensor) -> object:
         alive.append(sum(ref() is not None for ref in held))
@@ -144,7 +140,7 @@ def test_what_a_run_that_ended_the_memory_held_is_gone_before_the_next_run(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(**inputs)
 
-    monkeypatch.setattr(engine._model, "forward", limited)
+    monkeypatch.setattr(engine.model, "forward", limited)
 
     ran = run(engine, [row[0] for row in engine.pairs([f"text {i}" for i in range(16)], ["refund"])])
 

@@ -18,6 +18,7 @@ from clients.commands.capacity import Supply
 from clients.commands.check import check
 from clients.commands.document import KeyPath, dotted
 from deployments.contract.keys import KeyFile, KeyRecord, dump, new_key
+from deployments.engines.choice import Machine
 
 FILE = Path(__file__).parent.parent.parent.parent / "serve_config.yaml"
 TEXT = FILE.read_text()
@@ -49,6 +50,7 @@ HOST: KeyPath = ("http_options", "host")
 LIMITS: KeyPath = (*INGRESS, "user_config")
 CALLER: KeyPath = (*LIMITS, "caller")
 KEYS_FILE: KeyPath = (*APP, "args", "keys_file")
+ENGINES = {"torch", "onnxruntime", "onnx", "openvino", "nncf"}
 RATE = {"limit": 5, "burst": 10}
 
 
@@ -530,6 +532,43 @@ def test_replicas_share_a_gpu_but_never_span_two(tmp_path: Path, gpus: float, re
     found = _check(tmp_path, data, Supply("this machine", cpus=1_000, gpus=2))
 
     assert (found == []) == fits, found
+
+
+@pytest.mark.parametrize(
+    ("changes", "packages", "key", "message"),
+    [
+        (
+            {"engine": "onnx"},
+            {"torch"},
+            "engine",
+            "onnx-fp32 needs onnxruntime and onnx, not installed here; pip install",
+        ),
+        ({"precision": "int8"}, {"torch"}, "precision", "openvino-int8 needs openvino and nncf, not installed here"),
+        ({"precision": "int8"}, ENGINES, "precision", "openvino-int8 needs a CPU with one of amx_int8"),
+    ],
+)
+def test_an_engine_that_this_machine_lacks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], packages: set[str], key: str, message: str
+) -> None:
+    monkeypatch.setattr("clients.commands.check.this_machine", lambda: Machine(frozenset(packages), frozenset()))
+
+    (found,) = _check(tmp_path, _changed(*(((*MODEL, field), value) for field, value in changes.items())))
+
+    assert f"{dotted((*MODEL, key))}: the engine {message}" in found
+
+
+def test_a_gpu_for_an_engine_of_the_cpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.commands.check.this_machine", lambda: Machine(frozenset(ENGINES), frozenset()))
+
+    (found,) = _check(tmp_path, _changed((GPUS, 0.25), ((*MODEL, "engine"), "onnx")))
+
+    assert f"{dotted(MODEL)}: onnx-fp32 computes on the CPU, but the Classifier has num_gpus: 0.25" in found
+
+
+def test_an_engine_that_does_not_compute_in_a_precision_is_refused(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*MODEL, "engine"), "torch"), ((*MODEL, "precision"), "int8")))
+
+    assert "'torch' does not compute in int8; set model.engine to openvino, or model.precision to fp32 or bf16" in found
 
 
 def test_a_gpu_for_a_model_on_the_cpu_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""What a cross-encoder reads, whatever library runs it: pairs as padded rows of token ids.
+
+Made from the model's folder: its tokenizer, and of its config which columns of the output mean what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoTokenizer
+
+from .nli_labels import nli_columns
+from .protocol import FloatArray, Pair
+from .tokens import Tokens, longest_input
+
+IdArray = NDArray[np.int64]
+
+
+class Inputs:
+    """The tokenizer and the labels of one model.
+
+    Raises:
+        StartRefused: it is no NLI model, or its tokenizer cannot be served.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.tokens = Tokens(tokenizer, longest_input(tokenizer, config))
+        self._columns = list(nli_columns(config.id2label, config.label2id or {}))
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._has_types = "token_type_ids" in tokenizer.model_input_names
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        """As `Engine.pairs`."""
+        return self.tokens.pairs(texts, hypotheses)
+
+    def rows(self, pairs: Sequence[Pair]) -> dict[str, IdArray]:
+        """The model's inputs by name, each (n_pairs, longest pair)."""
+        frame = self.tokens.frame
+        inputs = {
+            "input_ids": pad([frame.join(pair) for pair in pairs], self._pad_id),
+            "attention_mask": pad([[1] * pair.n_tokens for pair in pairs], 0),
+        }
+        if self._has_types:
+            inputs["token_type_ids"] = pad([frame.token_types(pair) for pair in pairs], 0)
+        return inputs
+
+    def table(self, raw: FloatArray) -> FloatArray:
+        """(n_pairs, 2) [contradiction, entailment], a copy, from (n_pairs, n_classes)."""
+        return raw[:, self._columns].astype(np.float32)
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> IdArray:
+    """(n_rows, longest), short rows filled up on the right."""
+    width = max(len(row) for row in rows)
+    return np.array([[*row, *[filler] * (width - len(row))] for row in rows], np.int64)

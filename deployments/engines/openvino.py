@@ -1,0 +1,55 @@
+"""The NLI cross-encoder on OpenVINO: fp32, bf16 or int8 on the CPU.
+
+In bf16 the weights stay fp32 in the file and are rounded when they are loaded. In int8 the weights and the inputs
+of the large products are integers, by scales that were fixed when the model was quantised (quantise.py); the
+rest is computed in fp32. No scale is taken over a batch, so no pair moves another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .inputs import Inputs
+from .protocol import FloatArray, Pair
+from .quiet import import_openvino
+
+_ROUNDS_TO = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine:
+    """Pads a batch to its longest pair and runs it once."""
+
+    def __init__(self, folder: Path, graph: Path, precision: Literal["fp32", "bf16", "int8"], threads: int) -> None:
+        """
+        Args:
+            folder: the model's, for its tokenizer and labels.
+            graph: its export (export.py), or for int8 what quantise.py made of that.
+            threads: CPU threads of one run.
+        """
+        self._inputs = Inputs(folder)
+        self._request = _compile(graph, precision, threads).create_infer_request()
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        return self._inputs.pairs(texts, hypotheses)
+
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        if not pairs:
+            return np.empty((0, 2), np.float32)
+        self._request.infer(self._inputs.rows(pairs), share_inputs=True)
+        return self._inputs.table(self._request.get_output_tensor(0).data)
+
+
+def _compile(graph: Path, precision: str, threads: int) -> Any:
+    core = import_openvino().Core()
+    options = {
+        "INFERENCE_PRECISION_HINT": _ROUNDS_TO[precision],  # else bf16 wherever the CPU has it, unasked
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # no scales that are found while it runs
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # replicas on one machine would all pin themselves to its first cores
+    }
+    return core.compile_model(core.read_model(graph), "CPU", options)
