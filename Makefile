@@ -31,7 +31,7 @@ else
 endif
 
 test-long: install
-	$(BIN)/python -m pytest --long tests/core/limits tests/serve/test_limits.py
+	$(BIN)/python -m pytest --long tests/core/limits tests/serve/test_limits.py tests/serve/test_k8s_configs.py
 
 lint: install
 	$(BIN)/ruff format --check

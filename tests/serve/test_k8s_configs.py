@@ -31,6 +31,12 @@ EDITS = 60  # requests under way while the config changes; below the burst of 10
 HOSTS_APART = ("gpu", "prod-gpu")  # they differ in `allowed_hosts` only, so one of them is enough
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _takes_a_minute(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("starts nodes and twelve engines: a minute or more; make test-long")
+
+
 @pytest.fixture(scope="module")
 def workers(cluster: Cluster) -> Iterator[None]:
     """Nodes beside the first; at the end they go."""
