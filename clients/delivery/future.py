@@ -90,7 +90,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the answer; the timeout ends the waiting, and nothing else."""
         self._check_wait(timeout)
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # as the standard one: else an error that is raised and its future keep each other
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self._check_wait(timeout)
@@ -118,7 +121,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             raise
         if self.cancelled():
             raise asyncio.CancelledError
-        return super().result(0)
+        return self.result(0)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -71,18 +71,22 @@ def test_more_may_be_added_while_iterating(service: FakeService, client: Client)
 def test_a_callback_may_add_more(service: FakeService, client: Client) -> None:
     (last,) = _submit(client, "last")  # as long as it is awaited, the loop goes on
     completed = client.as_completed([last])
+    service.held.open("a", "aa", "aaa")
 
-    def again(future: Future[Any]) -> None:
-        text = future.result().label
-        if len(text) < 4:
-            completed.add(client.submit(text + "a", LABELS, callback=again))
-        else:
+    def follow(text: str) -> None:
+        (future,) = _submit(client, text)
+        completed.add(future)
+        future.add_done_callback(lambda future: go_on(future.result().label))
+
+    def go_on(text: str) -> None:
+        if text == "aaa":
             service.held.open()
+        else:
+            follow(text + "a")
 
-    service.held.open("a", "aa", "aaa", "aaaa")
-    completed.add(client.submit("a", LABELS, callback=again))
+    follow("a")
 
-    assert [future.result().label for future in completed] == ["a", "aa", "aaa", "aaaa", "last"]
+    assert [future.result().label for future in completed] == ["a", "aa", "aaa", "last"]
 
 
 def test_after_the_timeout_it_raises_and_says_how_many_are_left(service: FakeService, client: Client) -> None:

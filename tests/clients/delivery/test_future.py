@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import pickle
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as PlainFuture
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -200,6 +203,24 @@ def test_of_an_answer_and_many_cancels_at_the_same_time_exactly_one_wins(pool: C
     for i, future in enumerate(futures):
         assert future.cancelled() == (not settled[i])
         assert {said for j, said in cancelled if j == i} == {future.cancelled()}
+
+
+def test_an_error_that_was_raised_does_not_keep_its_future(pool: CallbackPool) -> None:
+    """As that of the standard one, which is gone at once, before any garbage is collected."""
+    gc.disable()
+    try:
+        for make in (PlainFuture, partial(Future, pool, lambda _: None)):
+            future: AnyFuture = make()
+            _failed(future)
+            gone = weakref.ref(future)
+            waits = [future.result]
+            del future
+            with suppress(ValueError):
+                waits.pop()()
+
+            assert gone() is None
+    finally:
+        gc.enable()
 
 
 # Waiting.
