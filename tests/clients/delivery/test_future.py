@@ -310,7 +310,7 @@ async def test_cancelling_the_task_that_awaits_cancels_the_future(future: Future
 
 
 async def test_a_timeout_of_asyncio_cancels_the_future(pool: CallbackPool) -> None:
-    waits: list[Callable[[Future[Any]], Any]] = [_await, asyncio.wrap_future]
+    waits: list[Callable[[Future[Any]], Any]] = [lambda future: future, _await, asyncio.wrap_future]
     for awaitable in waits:
         future: Future[Any] = Future(pool, lambda _: None)
 

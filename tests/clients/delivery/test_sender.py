@@ -16,7 +16,7 @@ import pytest
 from clients.delivery import sender as module
 from clients.delivery.client import Client
 from clients.delivery.future import Future
-from clients.delivery.sender import GRACE_S, MAX_BYTES, MAX_ITEMS, MIN_CALLS
+from clients.delivery.sender import GRACE_S
 from deployments.contract.errors import (
     CostTooLarge,
     DeadlineExceeded,
@@ -89,36 +89,44 @@ def test_a_string_gives_a_classification_and_a_list_gives_a_list(service: FakeSe
 
 
 def test_a_call_holds_64_requests_at_most(service: FakeService, client: Client) -> None:
-    futures = _together(service, client, *(str(i) for i in range(2 * MAX_ITEMS + 2)))
+    futures = _together(service, client, *(str(i) for i in range(130)))
 
-    assert _labels(futures) == [str(i) for i in range(2 * MAX_ITEMS + 2)]
-    assert [len(call) for call in service.calls] == [MAX_ITEMS, MAX_ITEMS, 2]
+    assert _labels(futures) == [str(i) for i in range(130)]
+    assert [len(call) for call in service.calls] == [64, 64, 2]
 
 
 @pytest.mark.parametrize("letter", ["a", "ü", "語", "🙂"])
 def test_a_call_holds_a_mebibyte_at_most_whatever_the_letters(
     service: FakeService, client: Client, letter: str
 ) -> None:
-    third = letter * (MAX_BYTES * 2 // 5 // len(letter.encode()))
-    futures = _together(service, client, third, third, third, [third] * 3, "a")
+    half = letter * (((1 << 19) - 100) // len(letter.encode()))
+    more = letter * (((1 << 19) + 100) // len(letter.encode()))
+    futures = _together(service, client, half, half, more, more, [half] * 3, "a")
     wait(futures, 20)
 
-    assert [[len(text_of(ask)) for ask in call] for call in service.calls] == [[len(third)] * 2, [len(third)], [3], [1]]
+    sizes = [[len(text_of(ask)) for ask in call] for call in service.calls]
+    assert sizes == [[len(half)] * 2, [len(more)], [len(more)], [3], [1]]
 
 
 def test_while_calls_are_under_way_what_follows_shortly_travels_together(
     service: FakeService, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HOLD_S", 0.1)
+    """Unless an answer makes room before."""
+    monkeypatch.setattr(module, "HOLD_S", 20.0)
     service.held.close()
-    for i in range(MIN_CALLS):
+    for i in range(4):
         client.submit(f"t{i}", LABELS)
         until(lambda i=i: len(service.calls) > i)  # type: ignore[misc]
     for i in range(3):
         client.submit(f"more {i}", LABELS)
-    until(lambda: len(service.asks) == MIN_CALLS + 3)
+        for _ in range(3):
+            client._thread.run(asyncio.sleep(0), 20)
+    before = len(service.asks)
+    service.held.open("t0")
+    until(lambda: len(service.asks) == 7)
 
-    assert [len(call) for call in service.calls] == [1] * MIN_CALLS + [3]
+    assert before == 4
+    assert [len(call) for call in service.calls] == [1, 1, 1, 1, 3]
 
 
 def test_submitting_never_waits_for_the_transport(service: FakeService, client: Client) -> None:
