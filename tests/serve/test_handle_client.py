@@ -300,8 +300,8 @@ def test_keys_and_limits_hold_for_it_and_it_keeps_to_them(deploy: Deploy, tmp_pa
 
 @pytest.fixture(scope="module")
 def busy(deploy: Deploy) -> App:
-    """Takes a second for 200 texts."""
-    return deploy(classifier={"num_replicas": 2}, seconds_per_run=0.02, seconds_per_pair=0.003)
+    """Takes more than a second for 200 texts."""
+    return deploy(classifier={"num_replicas": 2}, seconds_per_run=0.02, seconds_per_pair=0.005)
 
 
 @pytest.mark.parametrize("deployment", ["Classifier", "Ingress"])
@@ -310,7 +310,7 @@ def test_of_200_outstanding_futures_none_is_lost_or_wrong_when_a_replica_is_kill
     victim = busy.pids(deployment)[0]
     with HandleClient(busy.name, deadline_s=60) as client:
         client.classify(TEXT, LABELS)
-        futures = [client.submit(_own(i), _labels(i)) for i in range(200)]
+        futures = [client.submit(f"{_own(i)}, {deployment}", _labels(i)) for i in range(200)]  # that no cache knows
         wait_until(lambda: any(future.done() for future in futures), 20)
         outstanding = sum(not future.done() for future in futures)
         os.kill(victim, signal.SIGKILL)

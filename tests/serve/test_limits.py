@@ -125,7 +125,8 @@ def test_at_four_times_the_limit_every_window_holds_and_the_rate_is_used(
     passed = admissions.all()
     _assert_exact(passed)
     by_second = [_used(passed, start + i, start + i + 1) for i in range(2, seconds)]
-    assert statistics.median(by_second) >= 0.97, by_second  # a second in which the machine stood still is no measure
+    # 0.98 to 0.996 where nothing else runs; a busy machine has come down to 0.96, and a lost quarter would be seen.
+    assert statistics.median(by_second) >= 0.93, by_second
     assert ends["refused"] > ends["passed"] > 0
     assert set(ends) <= {"passed", "refused"}
 
