@@ -154,7 +154,7 @@ def test_a_request_past_its_deadline_never_reaches_the_engine(recorded: Callable
         late = [pool.submit(_ask, app, f"late {i}", ["yes"], **{"X-Deadline-Seconds": "0.5"}) for i in range(20)]
 
         assert {response.result().status_code for response in late} == {504}
-    assert _ask(app, "afterwards", ["yes"]).status_code == 200
+    assert _ask(app, "afterwards", LABELS).status_code == 200  # more than was held, so that this speed is what counts
     assert record.pairs_with("late") == 0
 
 
