@@ -355,7 +355,9 @@ def test_closing_leaves_no_task_behind(service: FakeService, client: Client, cap
     client.close(cancel_futures=True)
     service.terms_held.close()
     with client_of(service) as other:
-        other.submit("b", LABELS).cancel()
+        waiting = other.submit("b", LABELS)
+        until(lambda: service.terms_asked == 2)
+        waiting.cancel()
     gc.collect()
 
     assert [record.getMessage() for record in caplog.records] == []

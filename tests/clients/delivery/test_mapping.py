@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from clients.delivery.client import Client
-from clients.delivery.mapping import MAX_PARTS, PART_CHARS, PART_PAIRS, PART_TEXTS, Mapping
+from clients.delivery.mapping import PART_CHARS, PART_PAIRS, PART_TEXTS, Mapping
 from clients.errors import ClientClosed, InEventLoop, SourceFailed
 from clients.results import Classification, Failed
 from deployments.contract.errors import (
@@ -30,7 +30,7 @@ from deployments.contract.errors import (
 from deployments.contract.wire import Ask
 from tests.clients.delivery.fake import LABELS, FakeService, client_of, text_of, until
 
-AHEAD = MAX_PARTS * PART_TEXTS
+AHEAD = 1_024
 """Texts that may be pulled before the first of them is consumed."""
 
 
@@ -135,7 +135,7 @@ def test_leaving_the_loop_cancels_what_is_under_way(service: FakeService, client
     service.behave = lambda ask: 0.0 if "t0" in text_of(ask) else None
     for row in client.map(Source(4 * AHEAD), LABELS, ordered=ordered):
         assert row.label == "t0"
-        until(lambda: len(service.asks) == MAX_PARTS)
+        until(lambda: len(service.asks) == 16)
         break
 
     assert not client._window._inside
