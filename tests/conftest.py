@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +14,12 @@ settings.load_profile("any-machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="check the limits for many more runs, and for longer")
+
+
+def pytest_collection_finish() -> None:
+    """The libraries' objects live to the end: freed of them, each of the garbage collector's rounds is short."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

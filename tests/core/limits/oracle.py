@@ -37,6 +37,7 @@ class Oracle:
 
     def __init__(self, now: int) -> None:
         self._passed: defaultdict[Subject, list[_Passed]] = defaultdict(list)
+        self._costs: defaultdict[Subject, int] = defaultdict(int)
         self._in_force: defaultdict[Policy, _InForce] = defaultdict(lambda: _InForce(now))
 
     def in_force(self, policy: Policy, rates: list[Rate], at: int) -> None:
@@ -57,8 +58,11 @@ class Oracle:
         grown = current.grown + current.limit * (at - current.since)
         passed = self._passed[subject]
         passed.append(_Passed(at, cost, grown, current.burst))
-        total = burst = 0
+        self._costs[subject] += cost
+        total = burst = allowed = 0
         for one in reversed(passed):
+            if self._costs[subject] * WINDOW_NS <= allowed:
+                break  # everything together may pass, so may every longer window
             total += one.cost
             burst = max(burst, one.burst)
             allowed = burst * WINDOW_NS + grown - one.grown
