@@ -17,7 +17,7 @@ LIMIT_S = 240
 def test_what_holds_in_default_mode_holds_in_throughput_mode(long: bool) -> None:
     """A cluster, and a driver, of its own; the first of those tests asserts that the mode is on."""
     if not long:
-        pytest.skip("takes more than a minute: make test-long; test_serve_run.py asks a little in this mode")
+        pytest.skip("takes more than a minute: make test-long; test_fast_mode.py asks by every way in this mode")
     command = [sys.executable, "-m", "pytest", "-q", "tests/serve/test_handle_client.py"]
     env = {**os.environ, **{name: value for name, value in FAST.items() if "HA_PROXY" not in name}}  # no HTTP here
 

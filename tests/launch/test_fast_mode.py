@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -264,6 +265,42 @@ def test_a_classifier_killed_under_load_costs_nobody_an_answer(service: Service)
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, range(200))) == {200}
+
+
+def _client_job(service: Service, *args: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.launch.client_job", *args]
+    run = subprocess.run(command, cwd=ROOT, env=service.started.env, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr[-4_000:]
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_python_caller_gets_his_answers_by_every_way_that_the_client_has(service: Service) -> None:
+    found = _client_job(service)
+
+    assert {found[way] for way in ("one", "by reference", "its future")} == {"repair"}
+    assert found["several"] == ["repair", "billing"]
+    assert found["mapped"] == {"repair": 300}
+    assert [one for one in found["labels"] if one != "cancelled"] == [
+        f"word{i}" for i, one in enumerate(found["labels"]) if one != "cancelled"
+    ]
+    assert found["labels"].count("cancelled") == found["cancelled"] > 0
+    assert (found["threads"], set(found["called"])) == (["nli-callback"], {1})
+
+
+@pytest.mark.parametrize("deployment", ["Classifier", "Ingress"])
+def test_of_200_outstanding_futures_none_is_lost_or_wrong_when_a_replica_is_killed(
+    service: Service, deployment: str
+) -> None:
+    (victim,) = [p for p in service.started.family() if f"ServeReplica:nli:{deployment}" in " ".join(p.cmdline())]
+
+    found = _client_job(service, str(victim.pid))
+
+    right = [end == f"word{i}" for i, end in enumerate(found["ends"])]
+    wrong = [end for end, ok in zip(found["ends"], right, strict=True) if not ok and "(" not in end]
+    assert found["outstanding"] >= 100
+    assert wrong == []
+    assert sum(right) >= 190, found["ends"]
 
 
 def test_forged_forwarded_addresses_are_one_caller(service: Service, tell: Callable[..., None]) -> None:

@@ -15,6 +15,7 @@ import yaml
 from tests.tiny import save_roberta
 
 from .conftest import ROOT, Start, Started, wait_until
+from .readme import check_answers
 
 Config = tuple[Path, dict[str, Any]]
 
@@ -44,20 +45,17 @@ def _ready(service: Started) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_says_how_to_call_it_once_it_answers_and_stops_within_ten_seconds(
-    start: Start, config: Config, tmp_path: Path
+def test_without_the_hub_the_fallback_answers_in_the_fast_profile_until_it_is_stopped_within_ten_seconds(
+    start: Start, config: Config
 ) -> None:
-    config[1]["applications"][0]["args"]["model"] = {"name": str(save_roberta(tmp_path / "model"))}
-    _write(config)
-
-    service = _up(start, config)
+    service = _up(start, config, HF_ENDPOINT="http://127.0.0.1:9")
     said = _ready(service)
 
     assert "fast profile" in said
     assert f"Ready: {service.url}" in said
-    assert re.search(r"Model: .*model \(torch-fp32\), as configured", said)
+    assert re.search(r"Model: .* \(embedding-fp32\), the fallback, since the configured model is not on", said)
     assert f"curl {service.url}/v1/classify --json" in said
-    assert service.answers()
+    check_answers(service, config[1]["http_options"]["port"], "haproxy")
     started = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "Stopping" in service.said(), 5, service.said)
@@ -78,6 +76,7 @@ def test_a_killed_launcher_leaves_nothing_behind(start: Start, config: Config, t
 
     assert "plain profile" in said
     assert f"Ready: {service.url}" in said
+    assert re.search(r"Model: .*model \(torch-fp32\), as configured", said)
     assert "it says: 422" in said
     assert service.answers()
 
@@ -97,7 +96,7 @@ def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause_whatever_el
     _write(config)
 
     # Serve calls a constructor three times before it gives up, which is its own affair; here once will do.
-    service = _up(start, config, RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT="1")
+    service = _up(start, config, "--plain", RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT="1")
     wait_until(lambda: "up" in other.said(), 60, other.said)
 
     assert service.wait(120) == 1

@@ -18,13 +18,21 @@ import psutil
 import pytest
 import ray
 from ray import serve
+from ray.serve.exceptions import BackPressureError
 
 from clients.commands.keys import create
 from clients.delivery.future import Future
 from clients.errors import NotRunning
 from clients.handle import HandleClient
 from clients.results import Classification, Failed, classifications
-from deployments.contract.errors import DeadlineExceeded, InvalidRequest, QuotaExceeded, RateLimited, Unauthorized
+from deployments.contract.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QuotaExceeded,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 
 from .conftest import ROOT, App, Cluster, Deploy, wait_until
 from .stand_ins import Record
@@ -324,6 +332,29 @@ def test_of_200_outstanding_futures_none_is_lost_or_wrong_when_a_replica_is_kill
     assert sum(right) >= 190, [one for one in outcomes if isinstance(one, Exception)][:3]
     if deployment == "Ingress":  # the only one; what dies with a Classifier is sent again by the Ingress
         assert retries >= 50
+
+
+def test_calls_that_the_router_sends_back_for_want_of_room_are_sent_again(deploy: Deploy) -> None:
+    app = deploy(ingress={"max_ongoing_requests": 1, "max_queued_requests": 1}, seconds_per_run=0.1)
+    pause = threading.Event()  # between submissions: those that are close in time would travel as one call
+
+    def submit(client: HandleClient, n: int, **asking: Any) -> list[Future[Any]]:
+        futures = []
+        for i in range(n):
+            futures.append(client.submit(_own(i), _labels(i), **asking))
+            pause.wait(0.01)
+        return futures
+
+    with HandleClient(app.name) as client:
+        client.classify(TEXT, LABELS)
+        refused = [future.exception(30) for future in submit(client, 8, retry=False)]
+        futures = submit(client, 8)
+
+        assert [future.result(30).label for future in futures] == [f"word{i}" for i in range(8)]
+        assert sum(future.meta.retries for future in futures if future.meta) > 0
+
+    assert {type(error.__cause__) for error in refused if error} == {BackPressureError}
+    assert all(isinstance(error, Unavailable) for error in refused if error)
 
 
 def test_a_client_outlives_a_restart_of_its_application_and_says_when_it_is_gone(

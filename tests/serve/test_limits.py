@@ -117,7 +117,7 @@ def test_at_four_times_the_limit_every_window_holds_and_the_rate_is_used(
     limited: Callable[..., tuple[App, Admissions]], replicas: int, long: bool
 ) -> None:
     app, admissions = limited(replicas)
-    seconds = 30 if long else 7
+    seconds = 30 if long else 6
 
     start = time.monotonic()
     ends = asyncio.run(_offer(app, seconds))
