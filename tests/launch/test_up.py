@@ -85,29 +85,6 @@ def test_a_killed_launcher_leaves_nothing_behind(start: Start, config: Config, t
     wait_until(lambda: service.family() == [], 30, lambda: str(service.family()))
 
 
-@pytest.mark.timeout(180)
-def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause_whatever_else_runs_here(
-    start: Start, config: Config, tmp_path: Path
-) -> None:
-    other = start("tests.launch.other_cluster", port=0)  # which a launcher that looks around would find
-    folder = save_roberta(tmp_path / "model")
-    (folder / "model.safetensors").write_bytes(b"no weights")
-    config[1]["applications"][0]["args"]["model"] = {"name": str(folder)}
-    _write(config)
-
-    # Serve calls a constructor three times before it gives up, which is its own affair; here once will do.
-    service = _up(start, config, "--plain", RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT="1")
-    wait_until(lambda: "up" in other.said(), 60, other.said)
-
-    assert service.wait(120) == 1
-    assert f"the deploy failed: StartRefused: {folder} cannot be loaded, SafetensorError" in service.said()
-    assert "Ready" not in service.said()
-    assert "Traceback" not in service.said()
-    assert len(service.sessions) > 1
-    assert service.family() == []
-    assert other.process.poll() is None
-
-
 @pytest.mark.timeout(60)
 def test_a_folder_that_is_no_model_ends_it_with_one_message(start: Start, config: Config, tmp_path: Path) -> None:
     config[1]["applications"][0]["args"]["model"] = {"name": str(tmp_path)}

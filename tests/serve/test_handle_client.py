@@ -334,23 +334,24 @@ def test_of_200_outstanding_futures_none_is_lost_or_wrong_when_a_replica_is_kill
         assert retries >= 50
 
 
-def test_calls_that_the_router_sends_back_for_want_of_room_are_sent_again(deploy: Deploy) -> None:
-    app = deploy(ingress={"max_ongoing_requests": 1, "max_queued_requests": 1}, seconds_per_run=0.1)
+def test_calls_that_the_router_sends_back_for_want_of_room_are_sent_again(busy: App) -> None:
+    busy.put(ingress={"max_ongoing_requests": 1, "max_queued_requests": 1})
+    busy.wait_for("RUNNING")
     pause = threading.Event()  # between submissions: those that are close in time would travel as one call
 
     def submit(client: HandleClient, n: int, **asking: Any) -> list[Future[Any]]:
         futures = []
         for i in range(n):
-            futures.append(client.submit(_own(i), _labels(i), **asking))
+            futures.append(client.submit(f"{_own(i)}, crowd {asking}", _labels(i), **asking))
             pause.wait(0.01)
         return futures
 
-    with HandleClient(app.name) as client:
+    with HandleClient(busy.name) as client:
         client.classify(TEXT, LABELS)
-        refused = [future.exception(30) for future in submit(client, 8, retry=False)]
-        futures = submit(client, 8)
+        refused = [future.exception(30) for future in submit(client, 16, retry=False)]
+        futures = submit(client, 16)
 
-        assert [future.result(30).label for future in futures] == [f"word{i}" for i in range(8)]
+        assert [future.result(30).label for future in futures] == [f"word{i}" for i in range(16)]
         assert sum(future.meta.retries for future in futures if future.meta) > 0
 
     assert {type(error.__cause__) for error in refused if error} == {BackPressureError}
