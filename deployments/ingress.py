@@ -46,6 +46,7 @@ from deployments.core.work import Outcome, Work
 from deployments.core.zeroshot import hypotheses
 from deployments.runtime.bundle import Bundles
 from deployments.runtime.door import Caller, Door
+from deployments.runtime.garbage import collect_rarely
 from deployments.runtime.joiner import Joiner
 from deployments.runtime.keyfile import KeyFileWatch
 from deployments.runtime.limiter import Admission, Basis, Limiter, Refusal
@@ -89,6 +90,7 @@ class Ingress:
         keys = KeyFileWatch(Path(args.keys_file)) if args.auth == "required" and args.keys_file else None
         self._door = Door(keys)
         self._watch = asyncio.get_running_loop().create_task(keys.watch()) if keys else None
+        collect_rarely()
         if model.fallback:
             _log.warning("%s is not on this machine: %s answers for it", args.model.name, model.name)
 
