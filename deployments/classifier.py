@@ -17,6 +17,7 @@ from ray import serve
 from deployments.contract.args import ClassifierConfig
 from deployments.core.work import Reply, Work
 from deployments.engines.protocol import Engine
+from deployments.runtime.garbage import collect_rarely
 from deployments.runtime.worker import Ticket, Unhealthy, Worker
 
 LoadEngine = Callable[[float], Engine]
@@ -31,6 +32,7 @@ class Classifier:
 
     def __init__(self, load: LoadEngine) -> None:
         self._worker = Worker(load(_gpu_fraction()), ClassifierConfig(), secret=os.urandom(16))
+        collect_rarely()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:  # async: Serve runs others in a thread
         """Take a changed `user_config` without a restart; an unknown key is refused."""

@@ -31,6 +31,7 @@ def parse_json(body: bytes) -> object:
     """Decode a JSON body.
 
     Stricter than `json.loads`: only UTF-8, no NaN or Infinity, no repeated key (the last would win in silence).
+    orjson is faster by 3 µs a request, and cannot be told to refuse a repeated key.
 
     Raises:
         MalformedJson: with the place of the first error.

@@ -15,7 +15,7 @@ from deployments.contract.errors import EngineFailed, ServiceError
 from deployments.core.batching import Err, Ok, isolate
 from deployments.core.cache import Scored
 
-from .protocol import Engine, FloatArray, OutOfMemory, Pair
+from .protocol import Engine, OutOfMemory, Pair
 
 _log = logging.getLogger("ray.serve")
 
@@ -50,10 +50,11 @@ def run(engine: Engine, pairs: Sequence[Pair]) -> Run:
     started = time.perf_counter()
     whole, out_of_memory = True, False
 
-    def logits(batch: Sequence[Pair]) -> list[FloatArray]:
+    def logits(batch: Sequence[Pair]) -> list[list[float]]:
         nonlocal whole, out_of_memory
         try:
-            return list(engine.logits(batch))
+            rows: list[list[float]] = engine.logits(batch).tolist()
+            return rows
         except Exception as error:
             whole, out_of_memory = False, out_of_memory or isinstance(error, OutOfMemory)
             raise
@@ -72,10 +73,10 @@ def run(engine: Engine, pairs: Sequence[Pair]) -> Run:
     )
 
 
-def _scored(pair: Pair, result: Ok[FloatArray] | Err) -> Scored | Exception:
+def _scored(pair: Pair, result: Ok[list[float]] | Err) -> Scored | Exception:
     if isinstance(result, Err):
         return result.error
-    contradiction, entailment = (float(x) for x in result.value)
+    contradiction, entailment = result.value
     if not (math.isfinite(contradiction) and math.isfinite(entailment)):
         return ArithmeticError("the engine's answer is not a finite number")
     return Scored(contradiction, entailment, pair.n_tokens, pair.truncated)

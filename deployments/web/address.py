@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.datastructures import Headers
@@ -22,6 +23,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_HOPS = 32  # looked at; a chain of proxies that are all ours is far shorter
+LONGEST = 64  # characters of an address: 45, and the zone of a peer
 LOOPBACK = IPv4Address("127.0.0.1")  # stands for every peer that cannot be told
 _V6 = r"[0-9a-fA-F:.]+"  # no zone: that of another machine means nothing here
 _HOP = re.compile(rf"(?P<v4>[0-9.]+)(:[0-9]{{1,5}})?|\[(?P<v6>{_V6})\](:[0-9]{{1,5}})?|(?P<bare>{_V6})")
@@ -81,6 +83,11 @@ def prefix(address: Address) -> str:
 
 def parse(text: str) -> Address | None:
     """An IPv4 address that came as IPv6 (`::ffff:1.2.3.4`) is an IPv4 address; None: no address."""
+    return _parse(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(maxsize=1_024)  # every request names the same few, three times over
+def _parse(text: str) -> Address | None:
     try:
         address = ip_address(text)
     except ValueError:

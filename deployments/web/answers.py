@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deployments.contract.errors import EngineFailed
 from deployments.contract.model import ServedModel
 from deployments.contract.wire import ClassifyRequest, ClassifyResponse, Failure, Result
@@ -54,15 +51,17 @@ def encode(
 def _results(request: ClassifyRequest, outcome: Outcome, request_id: str) -> list[Result | Failure]:
     labels = request.label_names
     table = scores(outcome["logits"], multi_label=request.multi_label)
+    ranked = zip(
+        table.tolist(), rank(table, request.top_k).tolist(), outcome["truncated"], outcome["failed"], strict=True
+    )
     return [
-        _failure(request_id) if failed else _result(labels, row, request.top_k, truncated)
-        for row, truncated, failed in zip(table, outcome["truncated"], outcome["failed"], strict=True)
+        _failure(request_id) if failed else _result(labels, row, best, truncated)
+        for row, best, truncated, failed in ranked
     ]
 
 
-def _result(labels: list[str], row: NDArray[np.float64], top_k: int | None, truncated: bool) -> Result:
-    best = rank(row, top_k)
-    return {"labels": [labels[i] for i in best], "scores": [float(row[i]) for i in best], "truncated": truncated}
+def _result(labels: list[str], row: list[float], best: list[int], truncated: bool) -> Result:
+    return {"labels": [labels[i] for i in best], "scores": [row[i] for i in best], "truncated": truncated}
 
 
 def _failure(request_id: str) -> Failure:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from deployments.contract.args import AppArgs
@@ -27,6 +27,7 @@ from .address import address_of, prefix
 from .answers import Answer
 from .body import read_json_body
 from .guard import Guard
+from .json import Json
 from .openapi import document
 from .problems import response
 from .ratelimit import fields
@@ -79,7 +80,7 @@ class _Routes:
             return Response(status_code=499)  # nginx's code for it; nobody is left to read it
         timings = {**answer.timings, "total": time.perf_counter() - started}
         headers = {"Server-Timing": _server_timing(timings), **fields(answer.quotas)}
-        return JSONResponse(answer.body, headers=headers)
+        return Json(answer.body, headers=headers)
 
     async def _read(self, request: Request, started: float) -> tuple[object, float]:
         seconds = deadline_s(request.headers.get("x-deadline-seconds"), self._args.deadline)
@@ -91,19 +92,19 @@ class _Routes:
         return parse_json(body), seconds - (time.perf_counter() - started)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"models": [self._model.model_dump()]})
+        return Json({"models": [self._model.model_dump()]})
 
     async def healthz(self, _: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        return Json({"status": "alive"})
 
     async def readyz(self, _: Request) -> Response:
         await self._probe()
-        return JSONResponse(
+        return Json(
             {"status": "ready", "model": self._model.name, **self._model.model_dump(include={"engine", "fallback"})}
         )
 
     async def openapi(self, _: Request) -> Response:
-        return JSONResponse(self._openapi)
+        return Json(self._openapi)
 
 
 def _server_timing(seconds: Mapping[str, float]) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from starlette.responses import JSONResponse
-
 from deployments.contract.errors import (
     InvalidRequest,
     QuotaExceeded,
@@ -20,6 +18,8 @@ from deployments.contract.errors import (
     Unavailable,
 )
 from deployments.contract.wire import Problem
+
+from .json import Json
 
 MEDIA_TYPE = "application/problem+json"
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -45,11 +45,9 @@ def problem(error: ServiceError, request_id: str) -> Problem:
     return body
 
 
-def response(error: ServiceError, request_id: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def response(error: ServiceError, request_id: str, headers: Mapping[str, str] | None = None) -> Json:
     """The error as an HTTP response."""
-    return JSONResponse(
-        problem(error, request_id), error.status, {**(headers or {}), **_headers(error)}, media_type=MEDIA_TYPE
-    )
+    return Json(problem(error, request_id), error.status, {**(headers or {}), **_headers(error)}, media_type=MEDIA_TYPE)
 
 
 def _headers(error: ServiceError) -> dict[str, str]:

@@ -66,8 +66,8 @@ def test_known_values() -> None:
 
 
 def test_ranks_best_first_with_ties_in_the_callers_order() -> None:
-    row = np.array([0.1, 0.4, 0.1, 0.4])
+    table = np.array([[0.1, 0.4, 0.1, 0.4], [0.1, 0.2, 0.3, 0.4]])
 
-    assert rank(row, None) == [1, 3, 0, 2]
-    assert rank(row, 3) == [1, 3, 0]
-    assert rank(row, 9) == [1, 3, 0, 2]
+    assert rank(table, None).tolist() == [[1, 3, 0, 2], [3, 2, 1, 0]]
+    assert rank(table, 3).tolist() == [[1, 3, 0], [3, 2, 1]]
+    assert rank(table[0], 9).tolist() == [1, 3, 0, 2]

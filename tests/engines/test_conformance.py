@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from deployments.contract.errors import HypothesisTooLong
+from deployments.contract.model import EngineName
 from deployments.engines.embedding import EmbeddingEngine
 from deployments.engines.fake import FakeEngine
+from deployments.engines.onnx import OnnxEngine
+from deployments.engines.openvino import OpenVinoEngine
 from deployments.engines.protocol import Engine, Pair
 from deployments.engines.resolve import embedded_folder
 from deployments.engines.torch import Device, TorchEngine
@@ -203,3 +206,16 @@ def test_a_text_without_words_is_scored_all_the_same(subject: Subject, text: str
     pairs = _row(subject.engine, [text], ["holiday"])
 
     assert np.isfinite(subject.engine.logits(pairs)).all()
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "openvino-fp32"])  # torch's are in test_resolve.py
+def test_computes_with_as_many_threads_as_it_was_told(name: EngineName, roberta: Path, load_engine: LoadEngine) -> None:
+    assert _threads(load_engine(roberta, name)) == 1  # left to themselves both take every core
+
+
+def _threads(engine: Engine) -> int:
+    """Of one run."""
+    if isinstance(engine, OpenVinoEngine):
+        return int(engine._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+    assert isinstance(engine, OnnxEngine)
+    return int(engine._session.get_session_options().intra_op_num_threads)

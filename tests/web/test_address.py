@@ -11,7 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from deployments.web.address import LOOPBACK, MAX_HOPS, Address, address_of, client_address, parse, peer, prefix
+from deployments.web.address import (
+    LONGEST,
+    LOOPBACK,
+    MAX_HOPS,
+    Address,
+    _parse,
+    address_of,
+    client_address,
+    parse,
+    peer,
+    prefix,
+)
 
 TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 PROXY = ip_address("10.0.0.1")
@@ -211,3 +222,10 @@ def test_two_ipv6_addresses_are_one_caller_exactly_when_the_first_64_bits_agree(
 
     assert prefix(a) == prefix(same)
     assert (prefix(a) == prefix(b)) == (int(a) >> 64 == int(b) >> 64)
+
+
+def test_what_is_too_long_for_an_address_is_none_and_is_not_remembered() -> None:
+    known = _parse.cache_info().currsize
+
+    assert parse("1" * (LONGEST + 1)) is None
+    assert _parse.cache_info().currsize == known
