@@ -64,7 +64,13 @@ def name(application: str) -> str:
 
 
 def open_ledger(application: str, *, restarted: bool = False) -> ActorHandle[Any]:
-    """The application's ledger, which this starts if it is not there."""
-    options = {"name": name(application), "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    """The application's ledger, which this starts if it is not there.
+
+    On the node of whoever asks first, and elsewhere only once that is gone: Ray puts an actor that needs no CPU
+    anywhere, the head without CPUs too, and a ledger that ends with the head is missed for as long as that is away.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    place = {"label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
+    options = {"name": name(application), "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True} | place
     ledger: ActorHandle[Any] = Quota.options(**options).remote(restarted)  # type: ignore[attr-defined]
     return ledger

@@ -46,7 +46,10 @@ def test_every_key_and_type_is_known_to_the_crds(overlay: str, crds: Path) -> No
 def test_a_broken_rule_is_noticed(mutant: Mutant) -> None:
     assert not isinstance(mutant.found_by, str)
 
-    assert list(mutant.found_by(broken(mutant)))
+    found = list(mutant.found_by(broken(mutant)))
+
+    assert found
+    assert [one for one in found if "\n" in one or not one.strip()] == []  # each is told in one line
 
 
 def test_every_rule_can_be_broken() -> None:
@@ -89,8 +92,9 @@ def test_a_patch_ends_the_build_where_the_base_is_no_longer_what_it_was_written_
     base = folder / "base" / "rayservice.yaml"
     base.write_text(base.read_text().replace(before, after))
 
-    with pytest.raises(BuildFailed, match=r"testing value .* failed: test failed"):
+    with pytest.raises(BuildFailed, match=r"testing value .* failed: test failed") as failed:
         built(folder / "overlays" / overlay)
+    assert str(failed.value).strip().count("\n") == 0
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])

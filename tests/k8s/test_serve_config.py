@@ -18,6 +18,7 @@ from deployments.engines.refusal import StartRefused
 from deployments.runtime.keyfile import KeyFileWatch
 from k8s.generate import config, files, merge
 from tests.k8s.manifests import OVERLAYS, ROOT, Doc, build, supply
+from tests.unprivileged import open_folder, unprivileged
 
 FRESH = files()
 
@@ -126,6 +127,39 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path) -> None:
     (found,) = _checked(_overlay("gpu"), tmp_path, without, _keys())
 
     assert "4 replicas of 0.5 need 2 GPUs (a replica never spans two), the workers has 0" in found
+
+
+def test_a_missing_gpu_ends_the_check_with_one_line_and_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = _workers("gpu")
+    without = Supply("the workers", there.cpus, 0, others=there.others)
+    monkeypatch.setattr("clients.commands.capacity.supply", lambda _: without)
+    _checked(_overlay("gpu"), tmp_path, without, _keys())  # which writes the file
+
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "serve.yaml")])
+
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "need 2 GPUs" in done.output
+
+
+def test_a_model_folder_that_cannot_be_read_ends_the_pull_with_its_cause_and_1() -> None:
+    """As `nli-serve pull` in the image, and `nli-serve up`; a replica says the same (tests/engines/test_resolve.py)."""
+    with open_folder() as folder:
+        model = folder / "model"
+        model.mkdir(mode=0)
+        data = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+        data["applications"][0]["args"]["model"] |= {"name": str(model), "revision": None}
+        file = folder / "serve.yaml"
+        file.write_text(yaml.safe_dump(data))
+        file.chmod(0o644)
+        assert CliRunner().invoke(main, ["pull", str(file)]).exit_code == 1  # an empty folder; and all is imported now
+
+        with unprivileged():
+            done = CliRunner().invoke(main, ["pull", str(file)])
+
+        model.chmod(0o700)
+    *_, last = done.output.splitlines()
+    assert (done.exit_code, "Traceback" in done.output) == (1, False), done.output
+    assert last.startswith(f"{model} cannot be read: Permission denied; let user ")
 
 
 @pytest.mark.parametrize("content", [None, "{"])

@@ -50,6 +50,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.stated = hashlib.sha256(WEIGHTS).hexdigest()
+        self.repo, self.commit = "owner/model", COMMIT
         self.cut: int | None = None
         self.stalled = threading.Event()
         self.drops = False
@@ -81,9 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.server.refusal and "/api/models/" in self.path:
             status, headers = self.server.refusal
             self._send(b"<html>not the Hub</html>", headers, status)
-        elif f"/api/models/owner/model/revision/{COMMIT}" in self.path:
+        elif f"/api/models/{self.server.repo}/revision/{self.server.commit}" in self.path:
             self._send(json.dumps(self._info()).encode(), {"Content-Type": "application/json"})
-        elif match := re.fullmatch(rf"/owner/model/resolve/{COMMIT}/(.+)", self.path.partition("?")[0]):
+        elif match := re.fullmatch(self._place + "(.+)", self.path.partition("?")[0]):
             self._file(match[1])
         else:
             self._send(b"{}", {"X-Error-Code": "RevisionNotFound"}, 404)
@@ -93,8 +94,16 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    @property
+    def _place(self) -> str:
+        return f"/{self.server.repo}/resolve/{self.server.commit}/"
+
     def _info(self) -> dict[str, object]:
-        return {"id": "owner/model", "sha": COMMIT, "siblings": [self._sibling(name) for name in self.server.files]}
+        return {
+            "id": self.server.repo,
+            "sha": self.server.commit,
+            "siblings": [self._sibling(name) for name in self.server.files],
+        }
 
     def _sibling(self, name: str) -> dict[str, object]:
         content = self.server.files[name]
@@ -111,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str) -> None:
         content, weights = self.server.files[name], name == "model.safetensors"
         etag = hashlib.sha256(content).hexdigest() if not weights else self.server.stated
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.server.commit, "Accept-Ranges": "bytes"}
         if weights:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
         start, status = 0, 200
