@@ -1,0 +1,108 @@
+"""The benchmark counts right answers only: a system that mixes them up is found out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from benchmarks.serving.cells import Request, cells
+from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
+from benchmarks.serving.load import run
+from deployments.engines.protocol import Engine, FloatArray, Pair
+from deployments.engines.torch import Device, TorchEngine
+from tests.tiny import save_roberta
+
+LABELS = ("billing", "repair", "holiday", "numbers", "language")
+REQUESTS = [Request((f"text {i} of phone", f"my card {i} {'was charged ' * i}"), LABELS) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return TorchEngine(save_roberta(tmp_path_factory.mktemp("model")), "fp32", Device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> Expected:
+    return expect(engine, REQUESTS)
+
+
+class Shuffled:
+    """An engine whose answers are right, and go to the wrong pairs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        return self._engine.pairs(texts, hypotheses)
+
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        table = self._engine.logits(pairs)
+        order = list(range(len(pairs)))
+        random.Random(0).shuffle(order)
+        return table[order]
+
+
+def answers(engine: Engine) -> list[Answer]:
+    own = expect(engine, REQUESTS)
+    return [own.answer(request) for request in REQUESTS]
+
+
+def test_right_answers_pass_in_any_company(engine: Engine, expected: Expected) -> None:
+    alone = [expect(engine, [request]).answer(request) for request in REQUESTS]
+
+    found = expected.check("fp32", REQUESTS, alone)
+
+    assert found.largest < 1e-5
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_a_shuffled_engine_is_rejected(precision: str, engine: Engine, expected: Expected) -> None:
+    with pytest.raises(WrongAnswer):
+        expected.check(precision, REQUESTS, answers(Shuffled(engine)))
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_another_requests_answers_are_rejected(precision: str, engine: Engine, expected: Expected) -> None:
+    right = answers(engine)
+
+    with pytest.raises(WrongAnswer):
+        expected.check(precision, REQUESTS, [*right[1:], right[0]])
+
+
+def test_a_missing_text_is_rejected(engine: Engine, expected: Expected) -> None:
+    first, *rest = answers(engine)
+
+    with pytest.raises(WrongAnswer):
+        expected.check("fp32", REQUESTS, [first[:1], *rest])
+
+
+class Perfect:
+    """Answers at once, and right."""
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+
+    def ask(self, request: Request) -> Answer:
+        return self._expected.answer(request)
+
+
+def test_the_load_keeps_the_order_of_requests(expected: Expected) -> None:
+    got = [answer for answer, _ in run(Perfect(expected), REQUESTS, clients=3)]
+
+    assert got == [expected.answer(request) for request in REQUESTS]
+
+
+def test_requests_of_a_cell_are_distinct_unless_traffic_is_repeated() -> None:
+    for cell in cells():
+        texts = [text for request in cell.requests for text in request.texts]
+        assert bool(cell.warm) or len(set(texts)) == len(texts), cell.name
+
+
+def test_four_in_five_texts_of_repeated_traffic_were_asked_before() -> None:
+    (cell,) = (cell for cell in cells() if cell.warm)
+    known = {text for request in cell.warm for text in request.texts}
+    texts = [text for request in cell.requests for text in request.texts]
+
+    assert 0.78 < sum(text in known for text in texts) / len(texts) < 0.83
