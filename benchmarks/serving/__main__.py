@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from benchmarks.limits.table import row
 from deployments.contract.args import ModelArgs
 from deployments.engines.resolve import convert, resolve
@@ -38,6 +40,7 @@ def main() -> None:
     options = _options()
     every = cells(options.scale)
     chosen = [cell for cell in every if any(part in cell.name for part in options.cell)]
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nli-serve", "bench")
     model = model_folder(root)
     args = ModelArgs.model_validate({"name": str(model), "device": "cpu", "engine": "openvino"})
@@ -54,9 +57,11 @@ def main() -> None:
                 _tell(f"round {number + 1}: {entry.system.name}, {len(mine)} cells")
                 try:
                     _measure(entry, mine, every, expected, results, model, Path(scratch))
-                except WrongAnswer as error:
-                    problems.append(f"{entry.system.name}: {error}")
-                    results.values.pop(entry.key, None)
+                except Exception as error:  # one that fails does not cost the figures of the others
+                    problems.append(f"{entry.system.name}: {type(error).__name__}: {error}")
+                    _tell(problems[-1])
+                    if isinstance(error, WrongAnswer):
+                        results.values.pop(entry.key, None)
     _print(results, every)
     if options.json:
         options.json.write_text(json.dumps(results.values, indent=1))
@@ -65,7 +70,7 @@ def main() -> None:
 
         plot(results, every[0].name, PLOT)
     if problems:
-        sys.exit("left out for wrong answers:\n" + "\n".join(problems))
+        sys.exit("\n".join(["wrong or failed:", *problems]))
 
 
 def _measure(
