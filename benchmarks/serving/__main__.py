@@ -62,9 +62,9 @@ def main() -> None:
                     _tell(problems[-1])
                     if isinstance(error, WrongAnswer):
                         results.values.pop(entry.key, None)
+                if options.json:
+                    options.json.write_text(json.dumps(results.values, indent=1))
     _print(results, every)
-    if options.json:
-        options.json.write_text(json.dumps(results.values, indent=1))
     if options.plot and every[0] in chosen:
         from .plot import plot
 

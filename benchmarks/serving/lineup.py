@@ -31,8 +31,8 @@ class Entry:
 
     def takes(self, cell: Cell, round_number: int, base: Cell) -> bool:
         """Whether the cell is measured in this round."""
-        if self.cached:
-            return bool(cell.warm)
+        if self.cached or cell.warm:
+            return bool(cell.warm) and not self.slow
         if self.slow and round_number > 0:
             return cell is base or (not self.peer and cell.clients > base.clients and not cell.dear)
         return not (self.peer and cell.dear)

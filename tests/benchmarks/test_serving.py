@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.serving.cells import Request, cells
 from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
 from benchmarks.serving.load import run
+from benchmarks.serving.systems.ours import Ours
+from clients.commands.capacity import Supply
+from clients.commands.check import check
 from deployments.engines.protocol import Engine, FloatArray, Pair
 from deployments.engines.samples import EVALUATION
 from deployments.engines.torch import Device, TorchEngine
@@ -108,3 +113,10 @@ def test_four_in_five_texts_of_repeated_traffic_were_asked_before() -> None:
     texts = [text for request in cell.requests for text in request.texts]
 
     assert 0.78 < sum(text in known for text in texts) / len(texts) < 0.83
+
+
+def test_our_own_configuration_is_one_that_check_passes(tmp_path: Path) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text(yaml.safe_dump(Ours("torch", "fp32").config(save_roberta(tmp_path / "model"), port=8000)))
+
+    assert check(file, lambda _: Supply("any machine")) == []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from benchmarks.scheduler.front import LIMITS
+from benchmarks.scheduler.front import NEVER
 from benchmarks.serving.cells import Request
 from benchmarks.serving.expected import Answer
 from benchmarks.serving.server import ROOT, Server, free_port
 from clients.commands.profile import HAPROXY_PORTS
 
+LIMITS = {"caller": {"requests": NEVER, "pairs": NEVER, "max_concurrent": 1_024}}
 DEADLINE = {"default_s": 600, "max_s": 600}
 
 
@@ -24,17 +26,22 @@ class Ours:
         self.precision, self._cache = precision, cache
         self._choice = {"engine": engine, "precision": precision, "device": "cpu", "fallback": None, "revision": None}
 
-    def start(self, model: Path, scratch: Path) -> None:
-        config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-        config["http_options"]["port"] = port = free_port()
+    def config(self, model: Path, port: int) -> dict[str, Any]:
+        """The file's content."""
+        config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+        config["http_options"]["port"] = port
         (application,) = config["applications"]
         application["args"] |= {"model": {"name": str(model), **self._choice}, "deadline": DEADLINE}
         ingress, classifier = application["deployments"]
         ingress["user_config"] = LIMITS
         if not self._cache:
             classifier["user_config"]["max_cache_bytes"] = 0
+        return config
+
+    def start(self, model: Path, scratch: Path) -> None:
+        port = free_port()
         file = scratch / "ours.yaml"
-        file.write_text(yaml.safe_dump(config))
+        file.write_text(yaml.safe_dump(self.config(model, port)))
         self._temporary = tempfile.TemporaryDirectory(prefix="nb", ignore_cleanup_errors=True)
         env = {"RAY_TMPDIR": self._temporary.name, "XDG_STATE_HOME": str(scratch), "BENCH_FOLDER": str(scratch)}
         env |= {name: str(free_port()) for name in HAPROXY_PORTS}
