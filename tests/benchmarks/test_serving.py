@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.serving.cells import Request, cells
+from benchmarks.serving.cells import Cell, Request, cells
 from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
+from benchmarks.serving.lineup import Entry
 from benchmarks.serving.load import run
+from benchmarks.serving.report import Results, goals
+from benchmarks.serving.rounds import Bench
 from benchmarks.serving.systems.ours import Ours
 from clients.commands.capacity import Supply
 from clients.commands.check import check
@@ -85,20 +88,48 @@ def test_a_missing_text_is_rejected(engine: Engine, expected: Expected) -> None:
         expected.check("fp32", REQUESTS, [first[:1], *rest])
 
 
-class Perfect:
-    """Answers at once, and right."""
+class Canned:
+    """A system that answers at once, as an engine that was asked before."""
 
-    def __init__(self, expected: Expected) -> None:
-        self._expected = expected
+    name, precision = "canned", "fp32"
+
+    def __init__(self, known: Expected) -> None:
+        self._known = known
+
+    def start(self, model: Path, scratch: Path) -> None: ...
 
     def ask(self, request: Request) -> Answer:
-        return self._expected.answer(request)
+        return [[0.5] * len(request.labels)] if request.labels == ("a", "b") else self._known.answer(request)
+
+    def stop(self) -> None: ...
 
 
 def test_the_load_keeps_the_order_of_requests(expected: Expected) -> None:
-    got = [answer for answer, _ in run(Perfect(expected), REQUESTS, clients=3)]
+    got = [answer for answer, _ in run(Canned(expected), REQUESTS, clients=3)]
 
     assert got == [expected.answer(request) for request in REQUESTS]
+
+
+def test_a_shuffled_system_gets_no_figures_and_the_others_do(engine: Engine, expected: Expected) -> None:
+    cell = Cell("cell", tuple(REQUESTS), clients=2)
+    shuffled = Canned(expect(Shuffled(engine), REQUESTS))
+    bench = Bench(Path(), Path(), [cell], [cell], expected)
+
+    bench.round([Entry("right", Canned(expected), peer=True), Entry("wrong", shuffled, peer=True)], 0, lambda: None)
+
+    assert set(bench.results.values) == {"right"}
+    assert [problem.split(":")[1].strip() for problem in bench.problems] == ["WrongAnswer"]
+
+
+def test_a_ratio_is_that_of_each_round_and_a_missed_goal_is_told() -> None:
+    results = Results()
+    for ours, bare in ((80.0, 100.0), (95.0, 100.0), (30.0, 40.0)):
+        results.add("ours fp32", "base", ours)
+        results.add("bare fp32", "base", bare)
+
+    table = list(goals(results, "base", "crowd", "repeated"))
+
+    assert table[2] == ("of the bare engine, base", ">= 0.9 x", "0.80 x: not reached", "-")
 
 
 def test_requests_of_a_cell_are_distinct_unless_traffic_is_repeated() -> None:
