@@ -19,7 +19,7 @@ from .systems.thread_pool import ThreadPool
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A system, and what it is asked: in later rounds slow ones only get the base and what goals need."""
+    """A system, and what it is asked."""
 
     key: str
     """Short, for the command line and the heads of the table."""
@@ -27,15 +27,19 @@ class Entry:
     system: System
     slow: bool = False
     peer: bool = False
+    """Of its cells with a goal only the base has one."""
+
     cached: bool = False
 
     def takes(self, cell: Cell, round_number: int, base: Cell) -> bool:
         """Whether the cell is measured in this round."""
-        if self.cached or cell.warm:
-            return bool(cell.warm) and not self.slow
-        if self.slow and round_number > 0:
-            return cell is base or (not self.peer and cell.clients > base.clients and not cell.dear)
-        return not (self.peer and cell.dear)
+        if self.cached:
+            return bool(cell.warm)
+        if self.slow and cell.dear:
+            return False
+        if self.peer and cell.goal:
+            return cell is base
+        return cell.goal or round_number == 0
 
 
 def lineup(setting: Setting) -> list[Entry]:
