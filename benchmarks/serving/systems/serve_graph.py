@@ -1,6 +1,6 @@
 """The plain Ray Serve graph that is measured: `@serve.batch` around the pipeline.
 
-Source: Ray's tutorial "Serve models with batching", with a handle in between no longer needed, and JSON bodies.
+Source: Ray Serve's tutorial on batching, with JSON bodies, and a batch size for the pipeline, which it leaves at 1.
 """
 
 from __future__ import annotations
