@@ -53,3 +53,4 @@ bench: install
 	$(BIN)/python -m benchmarks.scheduler
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.delivery
+	$(BIN)/python -m benchmarks.serving --plot

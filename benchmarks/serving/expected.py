@@ -1,0 +1,110 @@
+"""Whether answers are right: torch's in fp32, computed once for all pairs, and how far from them a system may be.
+
+Scores alone would not do: among 128 labels all are small, and a mix-up would pass as noise. So the logarithms of
+scores are compared too; those of another pair are off by 1 in the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployments.core.zeroshot import scores
+from deployments.engines.protocol import Engine, FloatArray, Pair
+
+from .cells import TEMPLATE, Request
+
+Answer = list[list[float]]
+"""For each text of a request its scores, in the order of the labels."""
+
+BATCH_TOKENS = 1_024
+SMALLEST = 1e-6  # scores below are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a precision may change."""
+
+    largest: float
+    """Of one score."""
+
+    mean_log: float
+    """Of the logarithms of all scores, in the mean."""
+
+
+BOUNDS = {
+    "fp32": Bounds(0.001, 0.002),
+    "bf16": Bounds(0.25, 0.2),
+    "int8": Bounds(0.9, 0.6),
+}  # int8 is bad at random weights
+
+
+class WrongAnswer(Exception):
+    """A system's figures do not count: it computed something else."""
+
+
+class Expected:
+    """The right logits of every pair."""
+
+    def __init__(self, logits: Mapping[tuple[str, str], FloatArray]) -> None:
+        self._logits = logits
+
+    def answer(self, request: Request) -> Answer:
+        """As a perfect server would."""
+        rows = ([self._logits[text, label] for label in request.labels] for text in request.texts)
+        return [[float(x) for x in scores(np.stack(row), multi_label=False)] for row in rows]
+
+    def check(self, precision: str, requests: Sequence[Request], answers: Sequence[Answer]) -> Bounds:
+        """How far the answers are off.
+
+        Raises:
+            WrongAnswer: further than the precision explains, or not all are there.
+        """
+        moved: list[float] = []
+        moved_log: list[float] = []
+        for request, answer in zip(requests, answers, strict=True):
+            right, got = np.array(self.answer(request)), np.array(answer, float)
+            if right.shape != got.shape or not np.isfinite(got).all():
+                raise WrongAnswer(f"{got.shape} scores, some perhaps no numbers, where {right.shape} were asked for")
+            moved += np.abs(right - got).ravel().tolist()
+            logs = [np.log(np.maximum(table, SMALLEST)) for table in (right, got)]
+            moved_log += np.abs(logs[0] - logs[1]).ravel().tolist()
+        found, bounds = Bounds(max(moved), float(np.mean(moved_log))), BOUNDS[precision]
+        if found.largest > bounds.largest or found.mean_log > bounds.mean_log:
+            raise WrongAnswer(f"{found} from torch in fp32, where {precision} may have {bounds}")
+        return found
+
+
+def expect(engine: Engine, requests: Iterable[Request]) -> Expected:
+    """Ask torch in fp32 for every pair, each once."""
+    asked = dict.fromkeys((text, label) for one in requests for text in one.texts for label in one.labels)
+    table = dict(zip(asked, logits(engine, list(asked)), strict=True))
+    return Expected(table)
+
+
+def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]:
+    """Of (text, label) pairs, in batches of like length."""
+    by_text: dict[str, list[str]] = {}
+    for text, label in asked:
+        by_text.setdefault(text, []).append(label)
+    pairs: dict[tuple[str, str], Pair] = {}
+    for text, labels in by_text.items():
+        row = engine.pairs([text], [TEMPLATE.replace("{}", label) for label in labels])[0]
+        pairs |= {(text, label): pair for label, pair in zip(labels, row, strict=True)}
+    ordered = sorted(asked, key=lambda key: pairs[key].n_tokens)
+    found: dict[tuple[str, str], FloatArray] = {}
+    for batch in _batches(ordered, [pairs[key].n_tokens for key in ordered]):
+        found |= zip(batch, engine.logits([pairs[key] for key in batch]), strict=True)
+    return [found[key] for key in asked]
+
+
+def _batches(keys: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterable[Sequence[tuple[str, str]]]:
+    """Cut what is sorted by length at `BATCH_TOKENS` padded tokens."""
+    start = 0
+    for i, length in enumerate(lengths):
+        if i > start and (i + 1 - start) * length > BATCH_TOKENS:
+            yield keys[start:i]
+            start = i
+    yield keys[start:]

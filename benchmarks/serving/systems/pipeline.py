@@ -1,0 +1,57 @@
+"""transformers' zero-shot pipeline, as the peers wrap it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import pipeline
+
+BATCH_SIZES = (1, 8, 16, 64)
+
+
+class Setting(NamedTuple):
+    """How the pipeline is run."""
+
+    batch_size: int
+    threads: int
+    at_a_time: int
+    """Requests in it; 0: as many as come."""
+
+
+def load(folder: str, threads: int) -> Any:
+    """The pipeline in fp32 on the CPU."""
+    torch.set_num_threads(threads)
+    return pipeline("zero-shot-classification", model=folder, device="cpu")
+
+
+def ask(pipe: Any, texts: list[str], labels: list[str], batch_size: int) -> list[list[float]]:
+    """For each text its scores in the order of the labels; the pipeline sorts them by size."""
+    found = pipe(texts, labels, batch_size=batch_size)
+    by_label = (dict(zip(one["labels"], one["scores"], strict=True)) for one in found)
+    return [[scores[label] for label in labels] for scores in by_label]
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
+
+
+def best(folder: Path, texts: Sequence[str], labels: Sequence[str]) -> tuple[Setting, dict[Setting, float]]:
+    """The fastest of several batch sizes, one request at a time on all cores or one for each core; and all rates."""
+    found = {}
+    pipe = load(str(folder), cores())
+    settings = [Setting(size, *how) for how in ((cores(), 1), (1, cores())) for size in BATCH_SIZES]
+    for setting in settings:
+        torch.set_num_threads(setting.threads)
+        parts = [list(texts[i :: setting.at_a_time]) for i in range(setting.at_a_time)]
+        with ThreadPoolExecutor(setting.at_a_time) as pool:  # its threads take over the number that was set
+            started = time.perf_counter()
+            list(pool.map(lambda part: ask(pipe, part, list(labels), setting.batch_size), parts))  # noqa: B023
+            found[setting] = len(texts) * len(labels) / (time.perf_counter() - started)
+    torch.set_num_threads(cores())
+    return max(found, key=lambda setting: found[setting]), found

@@ -1,0 +1,41 @@
+"""The plain Ray Serve graph, under `serve run` with Serve's own proxy."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from benchmarks.serving.cells import Request
+from benchmarks.serving.expected import Answer
+from benchmarks.serving.server import Server, free_port
+
+
+class RayServe:
+    """One replica, on all cores."""
+
+    precision = "fp32"
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        self.name, self._batch_size = name, batch_size
+
+    def start(self, model: Path, scratch: Path) -> None:
+        port = free_port()
+        args = {"model": str(model), "batch_size": self._batch_size}
+        application = {"name": "plain", "import_path": "benchmarks.serving.systems.serve_graph:build", "args": args}
+        http = {"host": "127.0.0.1", "port": port}
+        file = scratch / "plain.yaml"
+        file.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
+        self._temporary = tempfile.TemporaryDirectory(prefix="nb", ignore_cleanup_errors=True)
+        env = {"RAY_TMPDIR": self._temporary.name, "BENCH_FOLDER": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}
+        body = {"texts": ["ready?"], "labels": ["yes", "no"]}
+        self.server = Server(["-m", "ray.serve.scripts", "run", str(file)], env, port, "/", body)
+
+    def ask(self, request: Request) -> Answer:
+        answer: Answer = self.server.http.post("/", {"texts": request.texts, "labels": request.labels})
+        return answer
+
+    def stop(self) -> None:
+        self.server.stop()
+        self._temporary.cleanup()

@@ -1,0 +1,153 @@
+"""The benchmark counts right answers only: a system that mixes them up is found out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.serving.cells import Cell, Request, cells
+from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
+from benchmarks.serving.lineup import Entry
+from benchmarks.serving.load import run
+from benchmarks.serving.report import Results, goals
+from benchmarks.serving.rounds import Bench
+from benchmarks.serving.systems.ours import Ours
+from clients.commands.capacity import Supply
+from clients.commands.check import check
+from deployments.engines.protocol import Engine, FloatArray, Pair
+from deployments.engines.samples import EVALUATION
+from deployments.engines.torch import Device, TorchEngine
+from tests.tiny import save_roberta
+
+LABELS = ("billing", "repair", "holiday", "numbers", "language")
+TEXTS = [sample.text for sample in EVALUATION[:12]]
+REQUESTS = [Request((TEXTS[i], TEXTS[i + 1]), LABELS) for i in range(0, 12, 2)]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return TorchEngine(save_roberta(tmp_path_factory.mktemp("model")), "fp32", Device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> Expected:
+    return expect(engine, REQUESTS)
+
+
+class Shuffled:
+    """An engine whose answers are right, and go to the wrong pairs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
+        return self._engine.pairs(texts, hypotheses)
+
+    def logits(self, pairs: Sequence[Pair]) -> FloatArray:
+        table = self._engine.logits(pairs)
+        order = list(range(len(pairs)))
+        random.Random(0).shuffle(order)
+        return table[order]
+
+
+def answers(engine: Engine) -> list[Answer]:
+    own = expect(engine, REQUESTS)
+    return [own.answer(request) for request in REQUESTS]
+
+
+def test_right_answers_pass_in_any_company(engine: Engine, expected: Expected) -> None:
+    alone = [expect(engine, [request]).answer(request) for request in REQUESTS]
+
+    found = expected.check("fp32", REQUESTS, alone)
+
+    assert found.largest < 1e-5
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_a_shuffled_engine_is_rejected(precision: str, engine: Engine, expected: Expected) -> None:
+    with pytest.raises(WrongAnswer):
+        expected.check(precision, REQUESTS, answers(Shuffled(engine)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # the tiny model's scores hardly depend on the text
+def test_another_requests_answers_are_rejected(precision: str, engine: Engine, expected: Expected) -> None:
+    right = answers(engine)
+
+    with pytest.raises(WrongAnswer):
+        expected.check(precision, REQUESTS, [*right[1:], right[0]])
+
+
+def test_a_missing_text_is_rejected(engine: Engine, expected: Expected) -> None:
+    first, *rest = answers(engine)
+
+    with pytest.raises(WrongAnswer):
+        expected.check("fp32", REQUESTS, [first[:1], *rest])
+
+
+class Canned:
+    """A system that answers at once, as an engine that was asked before."""
+
+    name, precision = "canned", "fp32"
+
+    def __init__(self, known: Expected) -> None:
+        self._known = known
+
+    def start(self, model: Path, scratch: Path) -> None: ...
+
+    def ask(self, request: Request) -> Answer:
+        return [[0.5] * len(request.labels)] if request.labels == ("a", "b") else self._known.answer(request)
+
+    def stop(self) -> None: ...
+
+
+def test_the_load_keeps_the_order_of_requests(expected: Expected) -> None:
+    got = [answer for answer, _ in run(Canned(expected), REQUESTS, clients=3)]
+
+    assert got == [expected.answer(request) for request in REQUESTS]
+
+
+def test_a_shuffled_system_gets_no_figures_and_the_others_do(engine: Engine, expected: Expected) -> None:
+    cell = Cell("cell", tuple(REQUESTS), clients=2)
+    shuffled = Canned(expect(Shuffled(engine), REQUESTS))
+    bench = Bench(Path(), Path(), [cell], [cell], expected)
+
+    bench.round([Entry("right", Canned(expected), peer=True), Entry("wrong", shuffled, peer=True)], 0, lambda: None)
+
+    assert set(bench.results.values) == {"right"}
+    assert [problem.split(":")[1].strip() for problem in bench.problems] == ["WrongAnswer"]
+
+
+def test_a_ratio_is_that_of_each_round_and_a_missed_goal_is_told() -> None:
+    results = Results()
+    for ours, bare in ((80.0, 100.0), (95.0, 100.0), (30.0, 40.0)):
+        results.add("ours fp32", "base", ours)
+        results.add("bare fp32", "base", bare)
+
+    table = list(goals(results, "base", "crowd", "repeated"))
+
+    assert table[2] == ("of the bare engine, base", ">= 0.9 x", "0.80 x: not reached", "-")
+
+
+def test_requests_of_a_cell_are_distinct_unless_traffic_is_repeated() -> None:
+    for cell in cells():
+        texts = [text for request in cell.requests for text in request.texts]
+        assert bool(cell.warm) or len(set(texts)) == len(texts), cell.name
+
+
+def test_four_in_five_texts_of_repeated_traffic_were_asked_before() -> None:
+    (cell,) = (cell for cell in cells() if cell.warm)
+    known = {text for request in cell.warm for text in request.texts}
+    texts = [text for request in cell.requests for text in request.texts]
+
+    assert 0.78 < sum(text in known for text in texts) / len(texts) < 0.83
+
+
+def test_our_own_configuration_is_one_that_check_passes(tmp_path: Path) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text(yaml.safe_dump(Ours("torch", "fp32").config(save_roberta(tmp_path / "model"), port=8000)))
+
+    assert check(file, lambda _: Supply("any machine")) == []
