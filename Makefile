@@ -31,7 +31,7 @@ else
 endif
 
 test-long: install
-	$(BIN)/python -m pytest --long tests/core/limits tests/serve/test_limits.py tests/serve/test_k8s_configs.py tests/k8s/test_image_build.py tests/launch/test_fast_client.py tests/launch/test_gcs.py
+	$(BIN)/python -m pytest --long tests/core/limits tests/serve/test_limits.py tests/serve/test_k8s_configs.py tests/k8s/test_image_build.py tests/launch/test_fast_client.py tests/launch/test_gcs.py tests/launch/test_redeploys.py
 
 lint: install
 	$(BIN)/ruff format --check

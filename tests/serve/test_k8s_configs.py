@@ -1,13 +1,18 @@
 """The serve config of each overlay of k8s/ on a real Ray, by the call that the KubeRay operator makes.
 
-Put in its place is only what the pods bring: the folder of a small model, the key file, and nodes that offer GPUs
-which are none, where the engine computes on the CPU. Serve runs already, so it keeps its own `http_options`
-and `proxy_location`, as it does on a cluster that is changed in place.
+What is put is the overlay's, byte for byte, but for the model: the folder of a small one, which has no revision. The
+key file lies where the Secret is mounted, if this user may make that folder; else its path is another one, too.
+The nodes offer GPUs which are none, and `device: cuda` stays in the config, so on them a stand-in of one function of
+the engine computes on the CPU: without it each replica would refuse to start, as it must where torch finds no CUDA
+(tests/engines/test_torch.py). Serve runs already, so it keeps its own `http_options` and `proxy_location`, as it does
+on a cluster that is changed in place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -28,6 +33,7 @@ from tests.tiny import save_roberta
 ASK = {"text": "My card was charged twice", "labels": ["billing", "repair"]}
 NODES = 2  # of 4 CPUs and a GPU, as the fewest workers of each overlay
 EDITS = 60  # requests under way while the config changes; below the burst of 100
+MOUNTED = Path("/etc/nli/keys.json")  # of the Secret, in the pods of every overlay
 HOSTS_APART = ("gpu", "prod-gpu")  # they differ in `allowed_hosts` only, so one of them is enough
 
 
@@ -78,13 +84,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_roberta(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture
+def keys(tmp_path: Path) -> Iterator[Path]:
+    """Of the key file: where the overlays have it, on a machine that has nothing there and lets this user put it."""
+    folder = MOUNTED.parent
+    if folder.exists() or not os.access(folder.parent, os.W_OK):
+        yield tmp_path / MOUNTED.name
+        return
+    folder.mkdir()
+    try:
+        yield MOUNTED
+    finally:
+        MOUNTED.unlink(missing_ok=True)
+        folder.rmdir()
+
+
 @pytest.mark.parametrize("overlay", [each for each in OVERLAYS if each.name != "gpu"], ids=lambda each: each.name)
 def test_the_serve_config_of_an_overlay_runs_changes_and_goes(
-    cluster: Cluster, workers: None, model: Path, tmp_path: Path, overlay: Path
+    cluster: Cluster, workers: None, model: Path, keys: Path, overlay: Path
 ) -> None:
     record, token = new_key("acme", None, now=datetime.now(UTC))
-    (tmp_path / "keys.json").write_text(dump(KeyFile(keys=(record,))))
-    data = _with(config(overlay), model, tmp_path / "keys.json")
+    keys.write_text(dump(KeyFile(keys=(record,))))
+    data = _with(config(overlay), model, keys)
     changed = deepcopy(data)
     changed["applications"][0]["deployments"][0]["user_config"]["caller"]["requests"]["limit"] = 21
     key = {"Authorization": f"Bearer {token}"}
@@ -109,6 +130,15 @@ def test_the_serve_config_of_an_overlay_runs_changes_and_goes(
     wait_until(lambda: _application(cluster) == {}, 60)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda each: each.name)
+def test_nothing_but_the_model_is_another_than_what_is_applied(overlay: Path, model: Path) -> None:
+    put, applied = _with(config(overlay), model, MOUNTED), config(overlay)
+
+    for data in (put, applied):
+        data["applications"][0]["args"]["model"] |= {"name": None, "revision": None}
+    assert json.dumps(put) == json.dumps(applied)
+
+
 def test_the_overlays_that_are_not_deployed_differ_in_their_hosts_only() -> None:
     one, other = (config(ROOT / "k8s" / "overlays" / name) for name in HOSTS_APART)
     for data in (one, other):
@@ -120,7 +150,7 @@ def test_the_overlays_that_are_not_deployed_differ_in_their_hosts_only() -> None
 def _with(data: dict[str, Any], model: Path, keys: Path) -> dict[str, Any]:
     args = data["applications"][0]["args"]
     args["keys_file"] = str(keys)
-    args["model"] = {name: value for name, value in args["model"].items() if name != "revision"} | {"name": str(model)}
+    args["model"] |= {"name": str(model), "revision": None}
     return data
 
 
