@@ -1,6 +1,6 @@
 """Runs every system by turns and prints tables for docs/bench.md; leave the machine alone meanwhile.
 
-A whole run takes about 26 minutes, one round about 12. `--system ours --cell base` and the like run a part.
+A whole run takes an estimated 26 minutes, one round 12. `--system ours --cell base` and the like run a part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deployments.engines.torch import Device, TorchEngine
 
 from .cells import Cell, cells
 from .expected import Expected, expect
-from .lineup import best_precision, lineup
+from .lineup import TUNED, best_precision, lineup
 from .model import model_folder
 from .report import Results, figures, goals
 from .rounds import Bench, tell
@@ -44,7 +44,8 @@ def main() -> None:
     args = args.model_copy(update={"precision": best_precision()})
     convert(resolve(args), args)
     expected = _expected(model, chosen)
-    setting = _best_setting(model, every[0])
+    tuned = any(part in TUNED for part in options.system)
+    setting = _best_setting(model, every[0]) if tuned else Setting(1, cores(), 1)
     entries = [entry for entry in lineup(setting) if any(part in entry.key for part in options.system)]
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(model, Path(scratch), every, chosen, expected)

@@ -16,6 +16,8 @@ from .systems.ray_serve import RayServe
 from .systems.serve_graph import BATCH
 from .systems.thread_pool import ThreadPool
 
+TUNED = "FastAPI tuned"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -56,7 +58,7 @@ def lineup(setting: Setting) -> list[Entry]:
         Entry("bare fp32", Bare("torch", "fp32"), slow=True),
         Entry("ours fp32", Ours("torch", "fp32"), slow=True),
         Entry("FastAPI", FastApi("FastAPI and pipeline, as users write it"), slow=True, peer=True),
-        Entry("FastAPI tuned", FastApi("FastAPI and pipeline at its best", setting), slow=True, peer=True),
+        Entry(TUNED, FastApi("FastAPI and pipeline at its best", setting), slow=True, peer=True),
         Entry("Ray Serve", RayServe("plain Ray Serve graph, @serve.batch", BATCH), slow=True, peer=True),
         Entry("thread pool", ThreadPool(), slow=True, peer=True),
     ]

@@ -62,7 +62,7 @@ class Bench:
             system.stop()
 
     def _cell(self, entry: Entry, cell: Cell) -> None:
-        if cell.warm:
+        if entry.cached:
             run(entry.system, cell.warm, cell.clients)
         found, answers = measure(entry.system, cell, once=entry.cached)
         asked = cell.requests * (len(answers) // len(cell.requests))

@@ -132,10 +132,10 @@ def test_a_ratio_is_that_of_each_round_and_a_missed_goal_is_told() -> None:
     assert table[2] == ("of the bare engine, base", ">= 0.9 x", "0.80 x: not reached", "-")
 
 
-def test_requests_of_a_cell_are_distinct_unless_traffic_is_repeated() -> None:
+def test_no_text_comes_twice_in_a_cell() -> None:
     for cell in cells():
         texts = [text for request in cell.requests for text in request.texts]
-        assert bool(cell.warm) or len(set(texts)) == len(texts), cell.name
+        assert len(set(texts)) == len(texts), cell.name
 
 
 def test_four_in_five_texts_of_repeated_traffic_were_asked_before() -> None:
