@@ -7,15 +7,16 @@ the Ray of it; the delivery is clients/delivery/. What is promised: docs/python.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, InvalidStateError
 from concurrent.futures import Future as PlainFuture
+from contextlib import suppress
 from functools import partial
 from typing import Any, Unpack
 
 import ray
 from ray import serve
 from ray.actor import ActorMethod
-from ray.exceptions import RayActorError
+from ray.exceptions import AuthenticationError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.util.client import ray as ray_client
 
@@ -23,13 +24,14 @@ from deployments.contract.errors import DeadlineExceeded
 from deployments.contract.wire import Ask, Terms
 
 from .delivery.blocking import refuse_in_event_loop
-from .delivery.client import Callback, Client
+from .delivery.callbacks import Callback
+from .delivery.client import Client
 from .delivery.future import Future
 from .delivery.question import Asking, Labels
 from .delivery.transport import Call
 from .errors import NotRunning
-from .ray_private import by_reference, object_ref, with_router_of_its_own
-from .results import Meta, delivered
+from .ray_private import by_reference, forget_controller, object_ref, with_router_of_its_own
+from .results import delivered
 
 FORGET_S = 2.0  # for all replicas to hear of what was called off
 
@@ -75,20 +77,25 @@ class HandleClient(Client):
         Raises:
             InvalidRequest: naming each wrong field.
             DeadlineExceeded: no replica has taken it.
+            Unavailable: none can.
         """
         self._check_process()
         self._window.check()
         refuse_in_event_loop("submit_ref()", "await asyncio.to_thread(client.submit_ref, ...) instead")
         asked, seconds = self._question(text, labels, asking)
+        deadline_s = asking.get("deadline_s") or min(seconds, self._sender.max_deadline_s)
         try:
-            return self._thread.run(self._handles.reference(asked.request, asking.get("deadline_s")), seconds)
+            return self._thread.run(self._handles.reference(asked.request, deadline_s), seconds)
         except TimeoutError:
             raise DeadlineExceeded("no replica took the request within the deadline") from None
+        except Exception as error:
+            raise self._sender.in_our_words(error) from error
 
     def future(self, ref: ray.ObjectRef[Any], callback: Callback | None = None) -> Future[Any]:
         """`ref.future()` with callbacks that may do anything: they run on the client's pool, not on Ray's thread.
 
-        Its result is what `ray.get(ref)` gives. Cancelling it leaves the task alone.
+        Its result is what `ray.get(ref)` gives. Cancelling it leaves the task alone, and closing the client does not
+        wait for it.
         """
         self._check_process()
         future: Future[Any] = Future(self._pool, lambda _: None)
@@ -108,13 +115,13 @@ class HandleClient(Client):
 
         def call(future: Any) -> None:
             called = callback.remote(delivered(future))  # type: ignore[no-untyped-call]
-            self.future(called).add_done_callback(self._note)
+            self._pool.goes_away()
+            self.future(called).add_done_callback(self._is_back)
 
         return call
 
-    def _note(self, called: Any) -> None:
-        if error := called.exception():
-            self._pool.note(error)
+    def _is_back(self, called: Any) -> None:
+        self._pool.is_back(called.exception())
 
 
 class _Handles:
@@ -152,15 +159,21 @@ def _join_cluster() -> None:
     if not ray.is_initialized():
         try:
             ray.init("auto", log_to_driver=False)
-        except ConnectionError as error:
+        except (ConnectionError, AuthenticationError) as error:
             raise NotRunning(
-                "no Ray cluster on this machine; start the service (make serve), or ray.init(address=...) first"
+                "no Ray cluster on this machine that takes this process; start the service (make serve), or "
+                "ray.init(address=...) first. A cluster with tokens, as make serve starts it, takes processes of the "
+                "same HOME, or with its token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token"
             ) from error
 
 
 def _front_door(app: str) -> Any:
     try:
-        return serve.get_app_handle(app)
+        try:
+            return serve.get_app_handle(app)
+        except RayActorError:  # Serve was shut down since, and may run again
+            forget_controller()
+            return serve.get_app_handle(app)
     except RayServeException as error:
         raise NotRunning(
             f"no application {app!r} runs on this Ray cluster; start it (make serve, or serve run serve_config.yaml), "
@@ -171,4 +184,8 @@ def _front_door(app: str) -> Any:
 def _pass_on(future: Future[Any], done: PlainFuture[Any]) -> None:
     """On Ray's thread: nothing but handing over."""
     error = done.exception()
-    future.settle(error if isinstance(error, Exception) else done.result(), Meta())
+    with suppress(InvalidStateError):  # it was cancelled
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(done.result())

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray.serve import context
+
 
 def with_router_of_its_own(handle: Any) -> Any:
     """The handle, usable from any thread and without an event loop, in throughput mode too.
@@ -27,3 +29,8 @@ def by_reference(handle: Any) -> Any:
 async def object_ref(response: Any) -> Any:
     """The `ObjectRef` of a call that was sent by reference, as soon as a replica has taken it."""
     return await response._to_object_ref()
+
+
+def forget_controller() -> None:
+    """Serve looks its controller up once in a process; after this it does so again."""
+    context._set_global_client(None)  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ Source: the retry budgets of Finagle and gRPC (A6); theirs count by time or by a
 
 from __future__ import annotations
 
-RATIO = 0.1  # of what is sent for the first time
+EARNED_BY = 10  # requests that are sent for the first time earn one that is sent again: 10 %
 
 
 class RetryBudget:
@@ -16,16 +16,17 @@ class RetryBudget:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = float(most)
+        self._most = EARNED_BY * most
         self._left = self._most
+        """In tenths, which add up exactly."""
 
     def earn(self) -> None:
         """One request is sent for the first time."""
-        self._left = min(self._most, self._left + RATIO)
+        self._left = min(self._most, self._left + 1)
 
     def spend(self) -> bool:
         """Whether one may be sent again."""
-        if self._left < 1:
+        if self._left < EARNED_BY:
             return False
-        self._left -= 1
+        self._left -= EARNED_BY
         return True

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any
 
 THREADS = 4
+Callback = Callable[[Any], object]
+"""Called with the future."""
 
 _log = logging.getLogger("nli_serve")
 
@@ -23,14 +25,21 @@ class CallbackPool:
 
     Args:
         executor: the caller's own, which is not shut down here; None: `THREADS` threads.
+        adapt: makes of what a caller registers what is called.
     """
 
-    def __init__(self, executor: Executor | None = None) -> None:
+    def __init__(
+        self, executor: Executor | None = None, adapt: Callable[[Callback], Callback] = lambda callback: callback
+    ) -> None:
+        self.adapt = adapt
         self._own = None if executor else ThreadPoolExecutor(THREADS, thread_name_prefix="nli-callback")
         self._executor: Executor = executor or self._own  # type: ignore[assignment]
         self._changed = threading.Condition()
         self._backlog = 0
         """Futures whose callbacks have not run."""
+
+        self._away = 0
+        """Callbacks that have run here and go on elsewhere."""
 
         self._here = threading.local()
         self.errors = 0
@@ -50,13 +59,27 @@ class CallbackPool:
     def wait_below(self, most: int) -> None:
         """Until fewer futures than that have callbacks to be run: slow ones must not pile up without end.
 
-        A callback does not wait for callbacks.
+        A callback does not wait for callbacks, and nobody for those of an executor of the caller's own: it may be on
+        one of its threads that he submits.
         """
-        if not self.is_here():
+        if self._own and not self.is_here():
             with self._changed:
-                self._changed.wait_for(lambda: self._backlog < most)
+                self._changed.wait_for(lambda: self._backlog + self._away < most)
 
-    def call(self, callback: Callable[[Any], object], future: object) -> None:
+    def goes_away(self) -> None:
+        """A callback goes on elsewhere."""
+        with self._changed:
+            self._away += 1
+
+    def is_back(self, error: BaseException | None) -> None:
+        """It has ended there."""
+        if error:
+            self.note(error)
+        with self._changed:
+            self._away -= 1
+            self._changed.notify_all()
+
+    def call(self, callback: Callback, future: object) -> None:
         """Run one callback now; what it raises is logged and counted."""
         within = self.is_here()  # of an executor that runs them at once
         self._here.yes = True
@@ -98,3 +121,6 @@ class CallbackPool:
     def close(self, *, wait: bool) -> None:
         if self._own:
             self._own.shutdown(wait=wait)
+        if wait:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._away)

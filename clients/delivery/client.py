@@ -20,7 +20,7 @@ from deployments.contract.decode import deadline_s as decode_deadline
 from deployments.contract.errors import ServiceError
 
 from .blocking import in_event_loop, refuse_in_event_loop
-from .callbacks import CallbackPool
+from .callbacks import Callback, CallbackPool
 from .completed import Completed
 from .future import Future
 from .loop import LoopThread
@@ -31,9 +31,6 @@ from .transport import Transport
 from .window import Window
 
 T = TypeVar("T")
-Callback = Callable[[Any], object]
-"""Called with the future."""
-
 CLOSE_S = 5.0  # for what is under way without anybody waiting to end
 
 Several = list[Classification | Failed]
@@ -60,7 +57,7 @@ class Client:
         self._pid = os.getpid()
         self._deadline = DeadlineArgs(default_s=deadline_s, max_s=threading.TIMEOUT_MAX)
         self._window = Window(max_in_flight)
-        self._pool = CallbackPool(callback_executor)
+        self._pool = CallbackPool(callback_executor, self._callback)
         self._thread = LoopThread("nli-delivery")
         self._accepting: list[Item] = []
         self._accepting_lock = threading.Lock()
@@ -135,7 +132,7 @@ class Client:
             labels: the candidates; as a mapping, each brings its own hypothesis.
             callback: as `add_done_callback`, registered before anything is sent.
             block: wait while `max_in_flight` requests are outstanding, rather than raise; and while the callbacks of
-                as many have not run.
+                as many have not run, but for those of a `callback_executor`.
             retry: send once more what was refused by a limit, or lost with a replica.
             **asking: see `Asking`.
 
@@ -146,7 +143,7 @@ class Client:
         self._check_process()
         future: Future[Any] = Future(self._pool, self._ended)
         if callback:
-            future.add_done_callback(self._callback(callback))
+            future.add_done_callback(callback)
         try:
             asked, deadline_s = self._question(text, labels, asking)
         except ServiceError as error:
@@ -168,7 +165,7 @@ class Client:
         progress: bool = False,
         **asking: Unpack[Asking],
     ) -> Iterator[Classification | Failed]:
-        """Classify any iterable, however long: it is read as the results are, a few requests ahead.
+        """Classify any iterable, however long: it is read as the results are, at most 16 requests of 64 texts ahead.
 
         Several texts travel as one request, which costs fewer requests of a quota; each row's `index` is the place
         of its text. Leaving the loop calls off what is under way.
@@ -214,13 +211,14 @@ class Client:
                 of the caller's own runs them when it comes to that.
         """
         self._check_process()
+        here = wait and not self._pool.is_here()
+        if here and not cancel_futures and self._window.waits():
+            refuse_in_event_loop("closing a client that waits for answers", "use `async with`")
         outstanding = self._window.close()
         if cancel_futures:
             for future in outstanding:
                 future.cancel()
-        if wait and not self._pool.is_here():
-            if any(not future.done() for future in outstanding):
-                refuse_in_event_loop("closing a client that waits for answers", "use `async with`")
+        if here:
             self._finish()
         else:
             threading.Thread(target=self._finish, name="nli-close", daemon=True).start()
@@ -264,6 +262,16 @@ class Client:
         if block and not in_event_loop():
             self._pool.wait_below(self._window.most)
         self._window.enter(future, block=block)
+        try:
+            self._hand_over(future, asked, deadline_s, own_deadline=own_deadline, retry=retry)
+        except BaseException:  # Ctrl-C: nobody has this future, and what others submitted waits to be accepted
+            future.cancel()
+            self._thread.do(self._accept)
+            raise
+
+    def _hand_over(
+        self, future: Future[Any], asked: Question, deadline_s: float, *, own_deadline: bool, retry: bool
+    ) -> None:
         now = time.monotonic()
         item = Item(
             request=asked.request,

@@ -30,6 +30,8 @@ class Completed(Generic[T], Iterator[Future[T]]):
 
     def add(self, future: Future[T]) -> None:
         """One more; a future that is among them already is not yielded twice."""
+        if not isinstance(future, Future):
+            raise TypeError("as_completed takes a client's own futures; for others: concurrent.futures.as_completed")
         if future not in self._outstanding:
             self._outstanding.add(future)
             future.on_end(partial(self._ended.put, future))

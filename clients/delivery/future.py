@@ -80,7 +80,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(future)` once it has ended, after those registered before, on the client's callback pool."""
         with self._mutex:
-            self._callbacks.append(fn)
+            self._callbacks.append(self._pool.adapt(fn))
         self._call_back()
 
     def on_end(self, wake: Callable[[], object]) -> None:

@@ -38,7 +38,12 @@ class LoopThread:
         Raises:
             TimeoutError: it took longer.
         """
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result(timeout)
+        except BaseException:  # nobody waits for it any more
+            running.cancel()
+            raise
 
     def stop(self) -> None:
         self.do(self._loop.stop)

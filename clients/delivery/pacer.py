@@ -45,8 +45,10 @@ class Pacer:
         """Requests at a time; None: not told yet."""
 
     def learn(self, terms: Terms, now: float) -> None:
-        """What is granted; told before the first request."""
+        """What is granted; told before the first request, and now and then."""
         self.max_concurrent = terms["max_concurrent"]
+        units = {quota["unit"] for quota in terms["quotas"]}
+        self._buckets = {unit: bucket for unit, bucket in self._buckets.items() if unit in units}
         self.see(terms["quotas"], now)
 
     def see(self, quotas: Sequence[QuotaState], now: float) -> None:

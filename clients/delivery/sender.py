@@ -33,6 +33,7 @@ from .future import Future
 from .pacer import Pacer
 from .transport import Call, Transport
 
+LEAST_RETRIES = 32  # that the budget holds at first, however small the window
 MAX_ITEMS = 64  # of one call
 MAX_BYTES = 1 << 20  # of one call, roughly: handles in throughput mode fail above 4 MiB
 MIN_CALLS = 4  # that many may be under way before anything waits to be joined
@@ -40,6 +41,7 @@ HOLD_S = 0.002  # for which it waits then
 FORGET_S = 0.02  # between two messages about requests that were called off
 GRACE_S = 0.1  # past its deadline: the service's own word is better than the client's
 TERMS_S = 5.0  # until the service is asked again what it grants, where it could not tell
+FRESH_S = 60.0  # the same, where it could: limits change without a restart
 BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0  # before a call is sent again that failed for no stated time
 
 Result = Classification | list[Classification | Failed]
@@ -87,7 +89,7 @@ class Sender:
 
     def __init__(self, transport: Transport, max_in_flight: int) -> None:
         self._transport = transport
-        self._budget = RetryBudget(max_in_flight)
+        self._budget = RetryBudget(max(max_in_flight, LEAST_RETRIES))
         self._pacer = Pacer()
         self._waiting: deque[Item] = deque()
         self._sent = 0
@@ -183,7 +185,7 @@ class Sender:
                 terms = await self._transport.terms()
             self._pacer.learn(terms, time.monotonic())
             self._max_deadline_s = terms["max_deadline_s"]
-            self._next_terms = float("inf")
+            self._next_terms = time.monotonic() + FRESH_S
         except Unauthorized as error:  # so for all of them
             waiting, self._waiting = self._waiting, deque()
             for item in waiting:
@@ -257,7 +259,7 @@ class Sender:
             return
         now = time.monotonic()
         if (wait_s := self._wait_before_retry(item, error, now)) is None:
-            self._settle(item, self._in_our_words(error))
+            self._settle(item, self.in_our_words(error))
             return
         item.retries += 1
         self._start(self._again(item, wait_s))
@@ -282,7 +284,8 @@ class Sender:
             self._waiting.appendleft(item)
             self._wake(0.0)
 
-    def _in_our_words(self, error: Exception) -> Exception:
+    def in_our_words(self, error: Exception) -> Exception:
+        """What a caller is told of an error of any kind."""
         if isinstance(error, ServiceError):
             return error
         if self._transport.is_transient(error):
@@ -293,7 +296,19 @@ class Sender:
         return found
 
     def _expire(self, item: Item) -> None:
-        self._settle(item, DeadlineExceeded("no answer within the deadline; is the application running?"))
+        if item.sent or self._next_terms == float("-inf"):
+            why = "no answer within the deadline; is the application running?"
+        else:
+            why = (
+                "it waited for its turn, by your quota, until its deadline, and was not sent; ask for fewer at a time, "
+                "or give them a longer deadline_s"
+            )
+        self._settle(item, DeadlineExceeded(why))
+
+    @property
+    def max_deadline_s(self) -> float:
+        """What the service allows; infinite: it has not said."""
+        return self._max_deadline_s
 
     def _settle(self, item: Item, outcome: Result | Exception, told: Told | None = None) -> None:
         answer = told["answer"] if told else None

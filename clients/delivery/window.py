@@ -36,7 +36,7 @@ class Window:
         with self._changed:
             while not self._closed and len(self._inside) >= self.most:
                 if not block or in_event_loop():
-                    if sum(not one.done() for one in self._inside) < self.most:
+                    if sum(not one.done() for one in list(self._inside)) < self.most:
                         break  # who has seen one end need not wait until it has left
                     raise WindowFull(self.most)
                 self._changed.wait()
@@ -53,6 +53,11 @@ class Window:
         with self._changed:
             self._inside.discard(future)
             self._changed.notify_all()
+
+    def waits(self) -> bool:
+        """Whether a future inside has not ended."""
+        with self._changed:
+            return any(not one.done() for one in list(self._inside))
 
     def close(self) -> list[Future[Any]]:
         """Let nobody in any more; those who are inside."""

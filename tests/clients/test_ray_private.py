@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import ray
-from ray.serve import handle
+from ray.serve import context, handle
 
 from clients import ray_private
 
 SOURCE = Path(ray_private.__file__)
 NAMES = {"is_initialized", "_init", "_run_router_in_separate_loop", "_by_reference", "_to_object_ref"}
+NAMES |= {"_set_global_client"}
 
 
 def _of_ray(owner: object, *names: str) -> Any:
@@ -53,6 +54,10 @@ def test_a_handle_can_be_told_to_leave_answers_in_the_object_store() -> None:
 
 def test_a_response_gives_its_reference_to_who_awaits_it() -> None:
     assert inspect.iscoroutinefunction(_of_ray(handle, "DeploymentResponse", "_to_object_ref"))
+
+
+def test_the_controller_that_was_looked_up_can_be_forgotten() -> None:
+    assert list(inspect.signature(_of_ray(context, "_set_global_client")).parameters) == ["client"]
 
 
 def test_no_other_private_name_is_used_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import os
 import pickle
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -553,3 +555,40 @@ def test_slow_callbacks_hold_up_whoever_submits_so_that_they_do_not_pile_up() ->
         gate.set()
         thread.join(20)
     assert sorted(seen) == sorted(f"t{i}" for i in range(40))
+
+
+def test_an_interrupt_in_the_midst_of_submitting_costs_nobody_else_an_answer(
+    service: FakeService, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.classify("before", LABELS)
+    hand_on = client._thread.do
+
+    def interrupt(*_: object) -> None:
+        monkeypatch.setattr(client._thread, "do", hand_on)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client._thread, "do", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.submit("interrupted", LABELS)
+
+    assert client.submit("after", LABELS).result(20).label == "after"
+    client.close()
+    assert not client._window._inside
+
+
+def test_a_thread_of_the_callers_own_executor_may_submit_more_than_the_window_holds(service: FakeService) -> None:
+    seen: list[str] = []
+    with ThreadPoolExecutor(1) as executor, client_of(service, max_in_flight=4, callback_executor=executor) as client:
+
+        def submit() -> None:
+            for i in range(20):
+                client.submit(f"t{i}", LABELS, callback=lambda future: seen.append(future.result().label))
+
+        executor.submit(submit).result(20)
+
+    assert sorted(seen) == sorted(f"t{i}" for i in range(20))
+
+
+def test_as_completed_says_whose_futures_it_takes(client: Client) -> None:
+    with pytest.raises(TypeError, match="a client's own futures"):
+        client.as_completed([concurrent.futures.Future()])  # type: ignore[arg-type]
