@@ -73,7 +73,7 @@ def _expected(model: Path, chosen: Sequence[Cell]) -> Expected:
 
 def _best_setting(model: Path, base: Cell) -> Setting:
     request = base.requests[0]
-    found, rates = best(model, request.texts[:8], request.labels)
+    found, rates = best(model, request.texts[:16], request.labels)
     for setting, rate in rates.items():
         tell(f"pipeline, {setting}: {rate:.0f} pairs/s")
     return found
