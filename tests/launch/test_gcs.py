@@ -114,8 +114,10 @@ def need_redis() -> None:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[dict[str, str]]:
+def redis(tmp_path: Path, long: bool) -> Iterator[dict[str, str]]:
     """Where it listens, and the password without which it answers nobody."""
+    if not long:
+        pytest.skip("half a minute: make test-long")
     need_redis()
     port, password = free_port(), secrets.token_hex(16)
     options = {"port": port, "bind": "127.0.0.1", "requirepass": password, "dir": tmp_path, "save": ""}
@@ -167,7 +169,7 @@ def asking(url: str) -> Iterator[Asked]:
 
 
 @pytest.mark.timeout(240)
-def test_with_redis_the_worker_answers_while_the_head_is_away_and_a_new_one_goes_on(nodes: Nodes, long: bool) -> None:
+def test_with_redis_the_worker_answers_while_the_head_is_away_and_a_new_one_goes_on(nodes: Nodes) -> None:
     head, worker = nodes.head("head"), nodes.worker()
     wait_until(lambda: nodes.put(limit=50), 60, head.said)
     wait_until(nodes.runs, 60, head.said)
@@ -191,9 +193,8 @@ def test_with_redis_the_worker_answers_while_the_head_is_away_and_a_new_one_goes
         wait_until(lambda: nodes.put(limit=40), 60, again.said)
         wait_until(lambda: "q=40;" in _policy(worker), 30, again.said)
         assert nodes.replicas() == replicas
-        if long:  # another code, and with it other replicas, takes some seconds more
-            nodes.put(limit=40, seconds_per_run=0.001)
-            wait_until(lambda: nodes.runs() and not nodes.replicas() & replicas, 60, lambda: str(nodes.status()))
+        nodes.put(limit=40, seconds_per_run=0.001)  # another code, and with it other replicas
+        wait_until(lambda: nodes.runs() and not nodes.replicas() & replicas, 60, lambda: str(nodes.status()))
         asked.answers(5)
 
     assert set(asked.seen) == {200}, asked.seen
