@@ -109,7 +109,7 @@ def test_a_roll_out_breaks_no_window(limited: Callable[..., tuple[App, Admission
     passed = admissions.all()
     _assert_exact(passed)
     by_second = [_used(passed, start + i, start + i + 1) for i in range(1, 7)]
-    # 0.96 to 1.02; the second in which a replica takes over has come down to 0.4 where new ones start on the same cores.
+    # 0.96 to 1.02; the second of the change has come down to 0.4 where new replicas start on the same cores.
     assert statistics.median(by_second) >= 0.9, (by_second, ends)
     assert _used(passed, start + 1, start + 7) >= 0.65, (by_second, ends)
     assert not before & set(app.pids("Ingress"))
