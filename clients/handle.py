@@ -17,6 +17,7 @@ import ray
 from ray import serve
 from ray.actor import ActorMethod
 from ray.exceptions import AuthenticationError, RayActorError
+from ray.serve import context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.util.client import ray as ray_client
 
@@ -172,7 +173,7 @@ def _front_door(app: str) -> Any:
         try:
             return serve.get_app_handle(app)
         except RayActorError:  # Serve was shut down since, and may run again
-            forget_controller()
+            forget_controller(context)
             return serve.get_app_handle(app)
     except RayServeException as error:
         raise NotRunning(

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.serve import context
-
 
 def with_router_of_its_own(handle: Any) -> Any:
     """The handle, usable from any thread and without an event loop, in throughput mode too.
@@ -31,6 +29,6 @@ async def object_ref(response: Any) -> Any:
     return await response._to_object_ref()
 
 
-def forget_controller() -> None:
-    """Serve looks its controller up once in a process; after this it does so again."""
-    context._set_global_client(None)  # type: ignore[no-untyped-call]
+def forget_controller(context: Any) -> None:
+    """`ray.serve.context` looks Serve's controller up once in a process; after this it does so again."""
+    context._set_global_client(None)
