@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,21 @@ class Started:
         """
         self.sessions |= {_session(child.pid) for child in _children(self.process.pid)} - {-1}
         return [p for p in psutil.process_iter() if _session(p.pid) in self.sessions and _runs(p)]
+
+    def called(self, name: str) -> list[psutil.Process]:
+        """Those of the family with this name; any of it may end meanwhile."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                if process.name() == name:
+                    found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """All of the family."""
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def wait(self, seconds: float) -> int:
         """The exit code; meanwhile what it starts is remembered."""
@@ -143,8 +158,7 @@ def starter(folder: Path) -> Iterator[Start]:
             yield run
         finally:
             for one in started:
-                for process in one.family():
-                    process.kill()
+                one.kill()
                 one.process.kill()
                 one.process.wait()
 

@@ -175,16 +175,15 @@ def test_with_redis_the_worker_answers_while_the_head_is_away_and_a_new_one_goes
     wait_until(nodes.runs, 60, head.said)
     wait_until(worker.answers, 30, worker.said)
     replicas = nodes.replicas()
-    (ledger,) = [process for process in worker.family() if process.name() == "ray::Quota"]  # not the head's
+    (ledger,) = worker.called("ray::Quota")  # not the head's
 
     with asking(worker.url) as asked:
         asked.answers(5)
-        (gcs,) = [process for process in head.family() if process.name() == "gcs_server"]
+        (gcs,) = head.called("gcs_server")
         gcs.kill()
         assert head.wait(30) == 1, "`ray start --block` ends with the GCS"
         assert "gcs_server" in head.said()
-        for process in head.family():  # Ray's agents would linger; a container takes them with it
-            process.kill()
+        head.kill()  # Ray's agents would linger; a container takes them with it
         asked.answers(WITHOUT_HEAD)
 
         again = nodes.head("head2")
