@@ -134,7 +134,7 @@ class Collector:
         return self.seen
 
 
-def test_an_actor_method_is_a_callback_in_every_way_that_takes_one_and_closing_waits_for_it(app: App) -> None:
+def test_an_actor_method_is_a_callback_in_every_way_that_takes_one(app: App) -> None:
     collector = Collector.remote()  # type: ignore[attr-defined]
 
     with HandleClient(app.name) as client:

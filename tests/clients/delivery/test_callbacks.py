@@ -357,3 +357,18 @@ def test_the_pool_makes_no_thread_before_it_is_needed() -> None:
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def test_closing_waits_for_a_callback_that_goes_on_elsewhere_and_counts_what_it_raises() -> None:
+    pool = CallbackPool()
+    pool.goes_away()
+    closing = threading.Thread(target=pool.close, kwargs={"wait": True})
+    closing.start()
+    closing.join(0.1)
+    waits = closing.is_alive()
+    pool.is_back(ValueError("raised there"))
+    closing.join(20)
+
+    assert waits
+    assert not closing.is_alive()
+    assert pool.errors == 1
