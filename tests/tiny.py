@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,25 @@ def save_bert(folder: Path, id2label: Mapping[int, str] = C_E_N, seed: int = 0) 
     return _save(folder, BertForSequenceClassification, config, tokenizer, seed)
 
 
-def roberta_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
+def roberta_tokenizer(
+    corpus: Sequence[str] = _CORPUS, vocab_size: int = 400, max_tokens: int = MAX_TOKENS, **options: Any
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, trained on the corpus."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
-        _CORPUS,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
-        model_max_length=MAX_TOKENS,
+        model_max_length=max_tokens,
         bos_token="<s>",
         eos_token="</s>",
         cls_token="<s>",

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
 from deployments.engines.samples import CALIBRATION, EVALUATION
+from tests.tiny import roberta_tokenizer
 
 from .cells import TEMPLATE, cells
 
 NAMES = {0: "contradiction", 1: "entailment", 2: "neutral"}
 HIGHEST = 0.95  # score; the lowest are about 0.01 then
-MAX_TOKENS = 512
+MAX_TOKENS, VOCABULARY = 512, 50_265
 RECIPE = "3"  # counted up when this file makes another model
 
 
@@ -35,7 +35,7 @@ def model_folder(root: Path) -> Path:
 def _make(folder: Path) -> None:
     tokenizer = _tokenizer()
     config = RobertaConfig(
-        vocab_size=50_265,
+        vocab_size=VOCABULARY,
         num_hidden_layers=6,
         max_position_embeddings=MAX_TOKENS + 2,
         type_vocab_size=1,
@@ -79,28 +79,7 @@ def _logits(model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> torch.T
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE as RoBERTa's, trained on the built-in texts, so that a word is about one token, as there."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    """Trained on the built-in texts, so that a word is about one token, as with RoBERTa's own."""
     samples = (*CALIBRATION, *EVALUATION)
     corpus = [line for sample in samples for line in (sample.text, *sample.hypotheses)] * 2
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(vocab_size=50_265, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
-    )
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        model_max_length=MAX_TOKENS,
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return roberta_tokenizer(corpus, VOCABULARY, MAX_TOKENS)
