@@ -6,6 +6,7 @@ the Ray of it; the delivery is clients/delivery/. What is promised: docs/python.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, InvalidStateError
 from concurrent.futures import Future as PlainFuture
@@ -84,7 +85,8 @@ class HandleClient(Client):
         self._window.check()
         refuse_in_event_loop("submit_ref()", "await asyncio.to_thread(client.submit_ref, ...) instead")
         asked, seconds = self._question(text, labels, asking)
-        deadline_s = asking.get("deadline_s") or min(seconds, self._sender.max_deadline_s)
+        most = self._sender.max_deadline_s
+        deadline_s = asking.get("deadline_s") or (None if math.isinf(most) else min(seconds, most))
         try:
             return self._thread.run(self._handles.reference(asked.request, deadline_s), seconds)
         except TimeoutError:
