@@ -30,6 +30,7 @@ class Timed:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.streams = 1  # what passes between two runs is seen where they follow each other
         self.spans: list[tuple[float, float]] = []
         self.sizes: list[int] = []
 

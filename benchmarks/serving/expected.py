@@ -1,12 +1,15 @@
 """Whether answers are right: torch's in fp32, computed once for all pairs, and how far from them a system may be.
 
 Scores alone would not do: among 128 labels all are small, and a mix-up would pass as noise. So the logarithms of
-scores are compared too; those of another pair are off by 1 in the mean.
+scores are compared too, and must be half as far from the right ones as from those of any other pairs.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +22,8 @@ from .cells import TEMPLATE, Request
 Answer = list[list[float]]
 """For each text of a request its scores, in the order of the labels."""
 
-BATCH_TOKENS = 1_024
+BATCH_TOKENS = 1_024  # in the engine at a time
+_Key = tuple[str, str]  # text and label
 SMALLEST = 1e-6  # scores below are equal
 
 
@@ -62,19 +66,27 @@ class Expected:
         Raises:
             WrongAnswer: further than the precision explains, or not all are there.
         """
-        moved: list[float] = []
-        moved_log: list[float] = []
+        all_right: list[float] = []
+        all_got: list[float] = []
         for request, answer in zip(requests, answers, strict=True):
             right, got = np.array(self.answer(request)), np.array(answer, float)
             if right.shape != got.shape or not np.isfinite(got).all():
                 raise WrongAnswer(f"{got.shape} scores, some perhaps no numbers, where {right.shape} were asked for")
-            moved += np.abs(right - got).ravel().tolist()
-            logs = [np.log(np.maximum(table, SMALLEST)) for table in (right, got)]
-            moved_log += np.abs(logs[0] - logs[1]).ravel().tolist()
-        found, bounds = Bounds(max(moved), float(np.mean(moved_log))), BOUNDS[precision]
+            all_right += right.ravel().tolist()
+            all_got += got.ravel().tolist()
+        found, bounds = _distance(all_right, all_got), BOUNDS[precision]
         if found.largest > bounds.largest or found.mean_log > bounds.mean_log:
             raise WrongAnswer(f"{found} from torch in fp32, where {precision} may have {bounds}")
+        others = _distance(random.Random(0).sample(all_right, len(all_right)), all_got)
+        if found.mean_log > others.mean_log / 2:
+            raise WrongAnswer(f"{found.mean_log:.3f} from their own pairs, {others.mean_log:.3f} from any others")
         return found
+
+
+def _distance(right: Sequence[float], got: Sequence[float]) -> Bounds:
+    tables = [np.array(values) for values in (right, got)]
+    logs = [np.log(np.maximum(table, SMALLEST)) for table in tables]
+    return Bounds(float(np.abs(tables[0] - tables[1]).max()), float(np.abs(logs[0] - logs[1]).mean()))
 
 
 def expect(engine: Engine, requests: Iterable[Request]) -> Expected:
@@ -85,7 +97,7 @@ def expect(engine: Engine, requests: Iterable[Request]) -> Expected:
 
 
 def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]:
-    """Of (text, label) pairs, in batches of like length."""
+    """Of (text, label) pairs, in batches of like length, as many at a time as the engine has streams."""
     by_text: dict[str, list[str]] = {}
     for text, label in asked:
         by_text.setdefault(text, []).append(label)
@@ -93,18 +105,25 @@ def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]
     for text, labels in by_text.items():
         row = engine.pairs([text], [TEMPLATE.replace("{}", label) for label in labels])[0]
         pairs |= {(text, label): pair for label, pair in zip(labels, row, strict=True)}
-    ordered = sorted(asked, key=lambda key: pairs[key].n_tokens)
+    ordered = sorted(asked, key=lambda key: -pairs[key].n_tokens)
     found: dict[tuple[str, str], FloatArray] = {}
-    for batch in _batches(ordered, [pairs[key].n_tokens for key in ordered]):
-        found |= zip(batch, engine.logits([pairs[key] for key in batch]), strict=True)
+    batches = list(_batches(ordered, [pairs[key].n_tokens for key in ordered], engine.streams))
+    with ThreadPoolExecutor(engine.streams) as pool:
+        for batch, table in zip(batches, pool.map(lambda batch: _run(engine, pairs, batch), batches), strict=True):
+            found |= zip(batch, table, strict=True)
     return [found[key] for key in asked]
 
 
-def _batches(keys: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterable[Sequence[tuple[str, str]]]:
-    """Cut what is sorted by length at `BATCH_TOKENS` padded tokens."""
+def _run(engine: Engine, pairs: Mapping[_Key, Pair], batch: Sequence[_Key]) -> FloatArray:
+    return engine.logits([pairs[key] for key in batch])
+
+
+def _batches(keys: Sequence[_Key], lengths: Sequence[int], streams: int) -> Iterable[Sequence[_Key]]:
+    """Cut what is sorted by length, the longest first: a part for each stream, of no more than its padded tokens."""
+    size = math.ceil(len(keys) / streams)
     start = 0
-    for i, length in enumerate(lengths):
-        if i > start and (i + 1 - start) * length > BATCH_TOKENS:
+    for i in range(len(keys)):
+        if i > start and (i - start == size or (i + 1 - start) * lengths[start] > BATCH_TOKENS // streams):
             yield keys[start:i]
             start = i
     yield keys[start:]

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +85,16 @@ def measure(job: Job) -> Iterator[str | Measured]:
 
 
 def _rate(engine: Engine, pairs: list[Pair], seconds: float) -> float:
-    """Pairs a second in the median run; the first one, which sets things up for the shape, does not count."""
-    engine.logits(pairs)
-    runs: list[float] = []
-    while len(runs) < 2 or sum(runs) < seconds:
-        started = time.perf_counter()
-        engine.logits(pairs)
-        runs.append(time.perf_counter() - started)
-    return len(pairs) / statistics.median(runs)
+    """Pairs a second in the median turn, of a run on every stream; the first, which sets things up, does not count."""
+    batches = [pairs] * engine.streams
+    turns: list[float] = []
+    with ThreadPoolExecutor(engine.streams) as pool:
+        list(pool.map(engine.logits, batches))
+        while len(turns) < 2 or sum(turns) < seconds:
+            started = time.perf_counter()
+            list(pool.map(engine.logits, batches))
+            turns.append(time.perf_counter() - started)
+    return len(batches) * len(pairs) / statistics.median(turns)
 
 
 def _pairs(engine: Engine, shape: Shape) -> list[Pair]:

@@ -1,8 +1,9 @@
 """Everyone's pairs in one queue that knows: who waits for each, until when, and whose turn it is.
 
 A `Job` is one request; a `Cell` is one pair that somebody waits for. Equal pairs of one scope are one cell, so
-they are computed once, and a cell lives as long as any of its jobs does. Whenever the engine is free, `take` gives
-it the pair whose turn it is with companions of its length; what nobody waits for any more is not there to be taken.
+they are computed once, and a cell lives as long as any of its jobs does. Whenever a stream of the engine is free,
+`take` gives it the pair whose turn it is with companions of its length; what nobody waits for any more is not there
+to be taken.
 
 No clock, no lock, no I/O: times come in as arguments, in seconds of any monotonic clock; costs are tokens.
 """
@@ -90,8 +91,13 @@ class Refusal:
 class Scheduler(Generic[P]):
     """Holds all jobs between arrival and answer."""
 
-    def __init__(self, limits: Limits, cache: PairCache) -> None:
+    def __init__(self, limits: Limits, cache: PairCache, streams: int = 1) -> None:
+        """
+        Args:
+            streams: batches that the engine runs at a time.
+        """
         self.limits = limits
+        self._streams = streams
         self.speed = Speed()
         self._cache = cache
         self._cells: dict[int, Cell[P]] = {}  # by key, those that a new job can join
@@ -101,6 +107,7 @@ class Scheduler(Generic[P]):
         self._live: dict[Job[P], None] = {}  # those with something unknown
         self._numbers = itertools.count()  # of batches
         self._running_tokens = 0
+        self._n_running = 0  # batches
         self._memory_tokens = math.inf  # what a batch may have since one did not fit into memory
 
     @property
@@ -110,6 +117,18 @@ class Scheduler(Generic[P]):
     @property
     def max_batch_tokens(self) -> int:
         return int(min(self.limits.max_batch_tokens, self._memory_tokens))
+
+    @property
+    def _tokens_per_s(self) -> float | None:
+        """Of all streams together."""
+        per_stream = self.speed.tokens_per_s
+        return None if per_stream is None else per_stream * self._streams
+
+    @property
+    def _budget(self) -> int:
+        """Padded tokens in the next batch: streams that are free share what waits."""
+        free = max(1, self._streams - self._n_running)
+        return min(self.max_batch_tokens, math.ceil(self.waiting_tokens / free))
 
     def limit(self, limits: Limits) -> None:
         """Take other limits from now on; what memory has taught is forgotten, since it may be what was changed."""
@@ -122,7 +141,7 @@ class Scheduler(Generic[P]):
         An empty queue lets in everything: what was measured before must not turn away for ever.
         """
         cost = sum(todo.n_tokens for todo in todos)
-        rate = self.speed.tokens_per_s
+        rate = self._tokens_per_s
         if (waiting := self.waiting_tokens) and waiting + cost > self.limits.max_queued_tokens:
             excess = waiting + cost - self.limits.max_queued_tokens
             return Refusal(
@@ -181,7 +200,7 @@ class Scheduler(Generic[P]):
             return []
         number = next(self._numbers)
         lengths = [cell.todo.n_tokens for _, cell in window]
-        chosen = [window[i] for i in companions(lengths, self.max_batch_tokens, self.speed.run_tokens)]
+        chosen = [window[i] for i in companions(lengths, self._budget, self.speed.run_tokens)]
         for job, cell in chosen:
             self._tenants.charge(job.tenant, cell.todo.n_tokens, number)
             is_small = job.tokens <= self.max_batch_tokens  # one turn, even where a batch ends in it
@@ -192,7 +211,8 @@ class Scheduler(Generic[P]):
             for job in cell.jobs:
                 job.started = now if job.started is None else job.started
                 self._unqueue(job, cell)
-        self._running_tokens = padded_tokens(batch)
+        self._running_tokens += padded_tokens(batch)
+        self._n_running += 1
         return batch
 
     def complete(
@@ -208,7 +228,8 @@ class Scheduler(Generic[P]):
         Returns:
             The jobs that are done by it.
         """
-        self._running_tokens = 0
+        self._running_tokens -= padded_tokens(batch)
+        self._n_running -= 1
         if whole:
             self.speed = self.speed.after(padded_tokens(batch), seconds)
             self._memory_tokens *= REGROWTH

@@ -46,6 +46,8 @@ class _Pair(Pair):
 class EmbeddingEngine:
     """A premise and a hypothesis never meet in the model: each is a vector of its own."""
 
+    streams = 1  # runs share what they have encoded
+
     def __init__(self, folder: Path, device: Device) -> None:
         self._device = prepare(device)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -23,7 +23,10 @@ SPECIAL_TOKENS = 3  # as BERT: [CLS] premise [SEP] hypothesis [SEP]
 class FakeEngine:
     """One token per word; entailment grows with the share of the hypothesis' words found in the premise."""
 
-    def __init__(self, *, max_tokens: int = 64, seconds_per_run: float = 0.0, seconds_per_pair: float = 0.0) -> None:
+    def __init__(
+        self, *, max_tokens: int = 64, seconds_per_run: float = 0.0, seconds_per_pair: float = 0.0, streams: int = 1
+    ) -> None:
+        self.streams = streams
         self._max_tokens = max_tokens
         self._seconds_per_run = seconds_per_run
         self._seconds_per_pair = seconds_per_pair

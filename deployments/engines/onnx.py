@@ -10,6 +10,7 @@ import onnxruntime
 
 from .inputs import Inputs
 from .protocol import FloatArray, Pair
+from .streams import divide
 
 
 class OnnxEngine:
@@ -20,11 +21,12 @@ class OnnxEngine:
         Args:
             folder: the model's, for its tokenizer and labels.
             graph: its export (export.py).
-            threads: CPU threads of one run.
+            threads: CPU threads, which its streams share.
         """
+        self.streams, per_stream = divide(threads)
         self._inputs = Inputs(folder)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = per_stream
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # it plans memory for one shape, and no two batches have the same
         options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave others the cores

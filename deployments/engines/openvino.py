@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from .inputs import Inputs
 from .protocol import FloatArray, Pair
 from .quiet import import_openvino
+from .streams import divide
 
 _ROUNDS_TO = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -28,10 +30,14 @@ class OpenVinoEngine:
         Args:
             folder: the model's, for its tokenizer and labels.
             graph: its export (export.py), or for int8 what quantise.py made of that.
-            threads: CPU threads of one run.
+            threads: CPU threads, which its streams share.
         """
+        self.streams, _ = divide(threads)
         self._inputs = Inputs(folder)
-        self._request = _compile(graph, precision, threads).create_infer_request()
+        model = _compile(graph, precision, threads, self.streams)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.streams):
+            self._idle.put(model.create_infer_request())
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         return self._inputs.pairs(texts, hypotheses)
@@ -39,17 +45,21 @@ class OpenVinoEngine:
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
         if not pairs:
             return np.empty((0, 2), np.float32)
-        self._request.infer(self._inputs.rows(pairs), share_inputs=True)
-        return self._inputs.table(self._request.get_output_tensor(0).data)
+        request = self._idle.get()
+        try:
+            request.infer(self._inputs.rows(pairs), share_inputs=True)
+            return self._inputs.table(request.get_output_tensor(0).data)
+        finally:
+            self._idle.put(request)
 
 
-def _compile(graph: Path, precision: str, threads: int) -> Any:
+def _compile(graph: Path, precision: str, threads: int, streams: int) -> Any:
     core = import_openvino().Core()
     options = {
         "INFERENCE_PRECISION_HINT": _ROUNDS_TO[precision],  # else bf16 wherever the CPU has it, unasked
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # no scales that are found while it runs
         "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,  # replicas on one machine would all pin themselves to its first cores
     }
     return core.compile_model(core.read_model(graph), "CPU", options)

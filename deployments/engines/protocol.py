@@ -1,7 +1,7 @@
 """What every engine does: tokenise once, then turn pairs into logits.
 
-One thread calls `pairs` while another calls `logits`, each one call at a time. A pair's logits are the same
-alone, padded, and beside any neighbour, within the precision's own rounding.
+One thread calls `pairs` while up to `streams` others call `logits`. A pair's logits are the same alone, padded, and
+beside any neighbour, within the precision's own rounding.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class OutOfMemory(Exception):
 
 class Engine(Protocol):
     """A loaded model."""
+
+    streams: int
+    """Calls of `logits` that may run at a time: to use the whole engine, so many must (streams.py)."""
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         """Tokenise each distinct text and hypothesis once, and pair each text with each hypothesis.

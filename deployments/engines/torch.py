@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .inputs import Inputs
 from .protocol import FloatArray, OutOfMemory, Pair
 from .refusal import StartRefused
+from .streams import divide
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -29,7 +30,7 @@ class Device:
     """Of the GPU's memory that this process may take; 1 or more: all of it."""
 
     threads: int = 1
-    """CPU threads; Ray would set one, from the replica's num_cpus."""
+    """CPU threads of a run; Ray would set one, from the replica's num_cpus."""
 
 
 def prepare(device: Device) -> torch.device:
@@ -56,7 +57,8 @@ class TorchEngine:
     """Pads a batch to its longest pair and runs it once."""
 
     def __init__(self, folder: Path, precision: Literal["fp32", "bf16"], device: Device) -> None:
-        self._device = prepare(device)
+        self.streams, per_stream = divide(device.threads) if device.kind == "cpu" else (1, device.threads)
+        self._device = prepare(replace(device, threads=per_stream))
         self._inputs = Inputs(folder)
         self.model = _load(folder, _DTYPES[precision]).to(self._device)
 

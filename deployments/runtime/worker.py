@@ -1,7 +1,8 @@
-"""Stage 2: tokenises what stage 1 hands on, queues it, and gives the engine the next batch whenever it is free.
+"""Stage 2: tokenises what stage 1 hands on, queues it, and gives the engine the next batch whenever one of its
+streams is free.
 
-All state is touched on the event loop alone; two threads do the work that takes time, one tokenises and one runs
-the engine. The decisions are those of `core/scheduler.py`.
+All state is touched on the event loop alone; threads do the work that takes time, one tokenises and one for each of
+the engine's streams runs batches. The decisions are those of `core/scheduler.py`.
 """
 
 from __future__ import annotations
@@ -85,14 +86,14 @@ class Worker:
         self._clock = clock
         self._digests = Digests(secret)
         self._cache = PairCache(config.max_cache_bytes)
-        self._scheduler: Scheduler[Pair] = Scheduler(_limits(config), self._cache)
+        self._scheduler: Scheduler[Pair] = Scheduler(self._limits(config), self._cache, engine.streams)
         self._config = config
         self._tokeniser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokeniser")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._threads = ThreadPoolExecutor(max_workers=engine.streams, thread_name_prefix="engine")
         self._tickets: dict[Job[Pair], Ticket] = {}
         self._work_waits = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
-        self._run_since: float | None = None
+        self._loops: list[asyncio.Task[None]] = []  # one for each stream
+        self._runs_since: dict[int, float] = {}  # by stream
         self._tokenising_since: float | None = None
         self._failed_runs = 0
         self._admissions: set[asyncio.Task[None]] = set()
@@ -101,8 +102,11 @@ class Worker:
     def configure(self, config: ClassifierConfig) -> None:
         """Take other limits from now on; what waits stays."""
         self._config = config
-        self._scheduler.limit(_limits(config))
+        self._scheduler.limit(self._limits(config))
         self._cache.resize(config.max_cache_bytes)
+
+    def _limits(self, config: ClassifierConfig) -> Limits:
+        return Limits(max(1, config.max_batch_tokens // self._engine.streams), config.max_queued_tokens)
 
     def ticket(self, work: Work) -> Ticket:
         """For a request that has just arrived."""
@@ -136,7 +140,7 @@ class Worker:
                 if self._is_live(arrival.ticket):
                     self._enter(arrival)
         self._work_waits.set()
-        if self._loop and self._loop.done():
+        if self._has_failed:
             self._turn_away()
 
     async def reply(self, ticket: Ticket) -> Reply:
@@ -165,9 +169,10 @@ class Worker:
 
     def check(self) -> None:
         """Raise `Unhealthy` when the queue is not served any more."""
-        if self._loop is not None and self._loop.done():
+        if self._has_failed:
             raise Unhealthy("the loop that feeds the engine has ended")
-        for since, what in ((self._run_since, "running one batch"), (self._tokenising_since, "tokenising one piece")):
+        oldest = min(self._runs_since.values(), default=None)
+        for since, what in ((oldest, "running one batch"), (self._tokenising_since, "tokenising one piece")):
             if since is not None and (ran_s := self._clock() - since) > self._config.max_batch_s:
                 raise Unhealthy(f"the engine has been {what} for {ran_s:.0f} s")
         if self._failed_runs >= MAX_FAILED_RUNS:
@@ -175,9 +180,14 @@ class Worker:
 
     def _start(self) -> None:
         """On the first request, since only then there is a running loop."""
-        if self._loop is None:
-            self._loop = asyncio.create_task(self._serve())
-            self._loop.add_done_callback(self._fail)
+        if not self._loops:
+            self._loops = [asyncio.create_task(self._serve(stream)) for stream in range(self._engine.streams)]
+            for loop in self._loops:
+                loop.add_done_callback(self._fail)
+
+    @property
+    def _has_failed(self) -> bool:
+        return any(loop.done() for loop in self._loops)
 
     # From arrival to the queue.
 
@@ -232,12 +242,12 @@ class Worker:
 
     # From the queue to the reply.
 
-    async def _serve(self) -> None:
+    async def _serve(self, stream: int) -> None:
         while True:
             await self._work_waits.wait()
-            self._work_waits.clear()
+            self._work_waits.clear()  # the other streams have been woken, too
             while batch := self._next():
-                self._hand_out(batch, await self._run(batch))
+                self._hand_out(batch, await self._run(stream, batch))
 
     def _next(self) -> list[Cell[Pair]]:
         now = self._clock()
@@ -248,13 +258,13 @@ class Worker:
         for job in self._scheduler.expired(now):
             self._settle(job, DeadlineExceeded())
 
-    async def _run(self, batch: Sequence[Cell[Pair]]) -> Run:
-        self._run_since = self._clock()
+    async def _run(self, stream: int, batch: Sequence[Cell[Pair]]) -> Run:
+        self._runs_since[stream] = self._clock()
         pairs = [cell.todo.pair for cell in batch]
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, run, self._engine, pairs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run, self._engine, pairs)
         finally:
-            self._run_since = None
+            del self._runs_since[stream]
 
     def _hand_out(self, batch: Sequence[Cell[Pair]], ran: Run) -> None:
         if ran.out_of_memory:
@@ -277,6 +287,8 @@ class Worker:
     def _fail(self, loop: asyncio.Task[None]) -> None:
         if not loop.cancelled():
             _log.error("the loop that feeds the engine has ended", exc_info=loop.exception())
+        for other in self._loops:
+            other.cancel()
         self._turn_away()
 
     def _turn_away(self) -> None:
@@ -316,10 +328,6 @@ def _pieces(arrivals: Sequence[_Arrival]) -> Iterator[list[tuple[_Arrival, list[
 
 def _n_chars(work: Work) -> int:
     return sum(len(text) for text in work.get("texts", ()))
-
-
-def _limits(config: ClassifierConfig) -> Limits:
-    return Limits(config.max_batch_tokens, config.max_queued_tokens)
 
 
 def _todo(key: int, pair: Pair) -> Todo[Pair]:

@@ -43,6 +43,7 @@ class Shuffled:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.streams = engine.streams
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         return self._engine.pairs(texts, hypotheses)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -34,7 +34,8 @@ def embedding() -> EmbeddingEngine:
     return EmbeddingEngine(embedded_folder(), Device("cpu"))
 
 
-LoadEngine = Callable[[Path, EngineName], Engine]
+class LoadEngine(Protocol):
+    def __call__(self, folder: Path, name: EngineName, threads: int = 2) -> Engine: ...
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +49,11 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load_engine(conversions: Path) -> LoadEngine:
     """Any engine of a tiny model, as a replica loads it, but quantised on fewer texts."""
 
-    def load_engine(folder: Path, name: EngineName) -> Engine:
+    def load_engine(folder: Path, name: EngineName, threads: int = 2) -> Engine:
         skip_unable(name)
         engine, _, precision = name.partition("-")
-        args = ModelArgs.model_validate({"name": str(folder), "engine": engine, "precision": precision, "threads": 1})
+        choice = {"engine": engine, "precision": precision, "threads": threads}
+        args = ModelArgs.model_validate({"name": str(folder), **choice})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(samples, "CALIBRATION", samples.CALIBRATION[::6])
             return load(resolve(args), args, 0.0, conversions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _fake() -> Subject:
     def length(text: str, hypothesis: str) -> int:
         return min(64, 3 + sum(len(re.findall(r"\w+", s)) for s in (text, hypothesis)))
 
-    return Subject(FakeEngine(), length, 60, ROUNDING["fp32"])
+    return Subject(FakeEngine(streams=2), length, 60, ROUNDING["fp32"])
 
 
 SUBJECTS = ["fake", "embedding", *(f"roberta-{engine}" for engine in CROSS_ENGINES)]
@@ -126,6 +127,18 @@ def test_neighbours_and_padding_move_nothing(subject: Subject, texts: list[str],
     alone = np.concatenate([subject.engine.logits([pair]) for pair in pairs])
     np.testing.assert_allclose(together, alone, rtol=0, atol=subject.rounding)
     np.testing.assert_allclose(subject.engine.logits(pairs[::-1])[::-1], together, rtol=0, atol=subject.rounding)
+
+
+def test_nor_does_what_runs_on_another_stream(subject: Subject) -> None:
+    engine = subject.engine
+    batches = [_row(engine, [f"card {'phone ' * n}" for n in range(i % 4, 12, 3)], ["refund"]) for i in range(24)]
+    alone = [engine.logits(batch) for batch in batches]
+
+    with ThreadPoolExecutor(engine.streams) as pool:
+        together = list(pool.map(engine.logits, batches))
+
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=subject.rounding)
 
 
 @pytest.mark.parametrize("outlier", OUTLIERS)
@@ -209,13 +222,19 @@ def test_a_text_without_words_is_scored_all_the_same(subject: Subject, text: str
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "openvino-fp32"])  # torch's are in test_resolve.py
-def test_computes_with_as_many_threads_as_it_was_told(name: EngineName, roberta: Path, load_engine: LoadEngine) -> None:
-    assert _threads(load_engine(roberta, name)) == 1  # left to themselves both take every core
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (2, 2)])
+def test_computes_with_as_many_threads_as_it_was_told(
+    name: EngineName, roberta: Path, load_engine: LoadEngine, threads: int, streams: int
+) -> None:
+    engine = load_engine(roberta, name, threads)
+
+    assert engine.streams == streams
+    assert _threads(engine) == threads  # left to themselves both take every core
 
 
 def _threads(engine: Engine) -> int:
-    """Of one run."""
+    """Of all streams."""
     if isinstance(engine, OpenVinoEngine):
-        return int(engine._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+        return int(engine._idle.get().get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
     assert isinstance(engine, OnnxEngine)
-    return int(engine._session.get_session_options().intra_op_num_threads)
+    return int(engine._session.get_session_options().intra_op_num_threads) * engine.streams

@@ -388,9 +388,9 @@ def test_threads_are_those_configured_or_every_core(
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     args = ModelArgs(name=str(roberta), threads=threads)
 
-    load(resolve(args), args, 0.0)
+    engine = load(resolve(args), args, 0.0)
 
-    assert set_to == [expected]
+    assert [engine.streams * of_each for of_each in set_to] == [expected]
 
 
 def test_a_refusal_survives_the_way_between_processes() -> None:

@@ -40,8 +40,8 @@ class SlowTokeniser(FakeEngine):
 class Gated(FakeEngine):
     """Runs a batch only when the test lets it, and remembers each."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, streams: int = 1) -> None:
+        super().__init__(streams=streams)
         self.batches: list[list[Pair]] = []
         self.tokenised: list[str] = []
         self.gate = threading.Semaphore(0)
@@ -164,6 +164,31 @@ async def test_what_waits_while_the_engine_runs_makes_one_batch() -> None:
     await busy
 
 
+async def test_free_streams_share_one_request_and_each_takes_another_when_it_is_done() -> None:
+    engine = Gated(streams=2)
+    service = worker(engine)
+
+    whole = asyncio.create_task(ask(service, work("one", "two", "three")))
+    await _until(lambda: len(engine.batches) == 2)
+    others = asyncio.create_task(ask(service, work("four"), work("five")))
+    engine.gate.release()
+    await _until(lambda: len(engine.batches) == 3)
+    engine.open()
+
+    assert [len(batch) for batch in engine.batches] == [3, 3, 4]
+    np.testing.assert_array_equal(outcome((await whole)[0])["logits"], _expected(work("one", "two", "three")))
+    np.testing.assert_array_equal(outcome((await others)[1])["logits"], _expected(work("five")))
+
+
+async def test_streams_share_the_tokens_that_may_be_in_the_engine_at_a_time() -> None:
+    engine = Gated(streams=2)
+    engine.open()
+
+    await ask(worker(engine, max_batch_tokens=40), work(*(f"text {i}" for i in range(20))))
+
+    assert max(sum(pair.n_tokens for pair in batch) for batch in engine.batches) <= 20
+
+
 async def test_a_cancelled_request_never_reaches_the_engine() -> None:
     engine = Gated()
     service = worker(engine)
@@ -269,12 +294,14 @@ async def test_a_full_queue_is_a_503_that_says_so() -> None:
     await busy
 
 
-async def test_an_engine_that_hangs_makes_it_unhealthy() -> None:
+@pytest.mark.parametrize("streams", [1, 2])
+async def test_an_engine_that_hangs_makes_it_unhealthy(streams: int) -> None:
     now = 0.0
-    engine = Gated()
+    engine = Gated(streams)
     service = Worker(engine, ClassifierConfig(max_batch_s=60), b"s", clock=lambda: now)
     service.check()
-    busy = await _busy(engine, service)
+    busy = asyncio.create_task(ask(service, work("busy", deadline_s=600)))
+    await _until(lambda: len(engine.batches) == streams)
 
     now = 59.0
     service.check()
@@ -287,8 +314,11 @@ async def test_an_engine_that_hangs_makes_it_unhealthy() -> None:
     service.check()
 
 
-async def test_a_loop_that_has_ended_is_unhealthy_and_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Gated()
+@pytest.mark.parametrize("streams", [1, 2])
+async def test_a_loop_that_has_ended_is_unhealthy_and_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    engine = Gated(streams)
     service = worker(engine)
     busy = await _busy(engine, service)
     (ticket,) = await _admit(service, work("one"))

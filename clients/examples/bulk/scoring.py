@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
 from deployments.contract.decode import label_pointer
@@ -46,7 +47,7 @@ class Scorer:
 
     Args:
         template: of the hypotheses, where the question has neither a template nor hypotheses of its own.
-        max_tokens: padded tokens in one run of the engine; less after it ran out of memory.
+        max_tokens: padded tokens in the engine at a time; less after it ran out of memory.
 
     Raises:
         JobRefused: a label is too long for the model, or the engine fails on whatever it gets.
@@ -89,13 +90,15 @@ class Scorer:
     def _score(self, pairs: Sequence[Pair]) -> Iterator[Scored | Exception]:
         """In the order given."""
         results: dict[int, Scored | Exception] = {}
-        for batch in plan([pair.n_tokens for pair in pairs], self._max_tokens):
-            ran = run(self._engine, [pairs[i] for i in batch])
-            results |= dict(zip(batch, ran.results, strict=True))
-            if ran.out_of_memory:
-                self._max_tokens = max(1, self._max_tokens // 2)  # from the next chunk on
-            if not any(isinstance(result, Scored) for result in ran.results):
-                self._check_engine()
+        batches = plan([pair.n_tokens for pair in pairs], max(1, self._max_tokens // self._engine.streams))
+        with ThreadPoolExecutor(self._engine.streams) as pool:
+            runs = pool.map(lambda batch: run(self._engine, [pairs[i] for i in batch]), batches)
+            for batch, ran in zip(batches, runs, strict=True):
+                results |= dict(zip(batch, ran.results, strict=True))
+                if ran.out_of_memory:
+                    self._max_tokens = max(1, self._max_tokens // 2)  # from the next chunk on
+                if not any(isinstance(result, Scored) for result in ran.results):
+                    self._check_engine()
         return (results[i] for i in range(len(pairs)))
 
     def _answer(self, text: str, row: Sequence[Scored | Exception]) -> Answer:

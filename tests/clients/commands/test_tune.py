@@ -28,7 +28,7 @@ class Contrary:
     """Answers the contrary of what its engine does."""
 
     def __init__(self, engine: Engine) -> None:
-        self.pairs = engine.pairs
+        self.pairs, self.streams = engine.pairs, engine.streams
         self._engine = engine
 
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:

@@ -1,0 +1,15 @@
+"""How an engine shares out its cores: in streams, each of which runs batches of its own on threads of its own.
+
+Threads of one run wait for each other after every layer, so a core that something else needs for a moment stops all
+of them, and a machine that serves always runs something else. Streams never wait for each other (docs/adr/0010).
+"""
+
+from __future__ import annotations
+
+STREAMS = 2  # more were not measured; each has activations of its own in memory
+
+
+def divide(threads: int) -> tuple[int, int]:
+    """(streams, threads of each), which together are `threads`."""
+    streams = STREAMS if threads % STREAMS == 0 else 1
+    return streams, threads // streams
