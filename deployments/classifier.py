@@ -28,7 +28,7 @@ UNLIMITED = 1_000_000  # batches of stage 1 at a time: `max_ongoing_requests` is
 
 @serve.deployment
 class Classifier:
-    """One loaded model, one queue, one engine thread."""
+    """One loaded model, and one queue."""
 
     def __init__(self, load: LoadEngine) -> None:
         self._worker = Worker(load(_gpu_fraction()), ClassifierConfig(), secret=os.urandom(16))

@@ -44,7 +44,7 @@ def main() -> None:
     args = args.model_copy(update={"precision": best_precision()})
     convert(resolve(args), args)
     expected = _expected(model, chosen)
-    tuned = any(part in TUNED for part in options.system)
+    tuned = any(part in key for part in options.system for key in TUNED)
     setting = _best_setting(model, every[0]) if tuned else Setting(1, cores(), 1)
     entries = [entry for entry in lineup(setting) if any(part in entry.key for part in options.system)]
     with tempfile.TemporaryDirectory() as scratch:

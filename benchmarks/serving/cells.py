@@ -71,7 +71,7 @@ def cells(scale: float = 1.0) -> list[Cell]:
         Cell("short texts", _lists(short, five, 32), 8, dear=True),
         Cell("long texts, lists of 4", _lists(long, five, 4), 8, dear=True),
         Cell("single texts", _lists(mixed[: 8 * n], five, 1), 8),
-        Cell("single texts, 32 clients", _lists(mixed[: 16 * n], five, 1), 32, goal=True),
+        Cell("single texts, 32 clients", _lists(mixed, five, 1), 32, goal=True),
         Cell("1 client", base[:2], 1),
         Cell("32 clients, lists of 8", _lists(mixed, five, 8), 32, dear=True),
         _repeated(mixed, five, 2 * n),

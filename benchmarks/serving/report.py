@@ -52,7 +52,7 @@ def goals(results: Results, base: str, crowd: str, repeated: str) -> Iterator[Ro
         crowd: of the one with single texts and 32 clients.
         repeated: of the one with repeated traffic.
     """
-    yield ("figure to reach", "goal", "torch-fp32", "best precision")
+    yield ("figure to reach", "goal", "fp32", "best precision")
     yield ("---",) * 4
     ratios = [
         ("of the bare engine, base", "bare", base, 0.90),

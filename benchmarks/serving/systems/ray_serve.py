@@ -10,19 +10,20 @@ import yaml
 from benchmarks.serving.cells import Request
 from benchmarks.serving.expected import Answer
 from benchmarks.serving.server import Server, free_port
+from benchmarks.serving.systems.pipeline import Setting
 
 
 class RayServe:
-    """One replica, on all cores."""
+    """With the pipeline's best setting."""
 
     precision = "fp32"
 
-    def __init__(self, name: str, batch_size: int) -> None:
-        self.name, self._batch_size = name, batch_size
+    def __init__(self, name: str, setting: Setting) -> None:
+        self.name, self._setting = name, setting
 
     def start(self, model: Path, scratch: Path) -> None:
         port = free_port()
-        args = {"model": str(model), "batch_size": self._batch_size}
+        args = {"model": str(model), "setting": self._setting._asdict()}
         application = {"name": "plain", "import_path": "benchmarks.serving.systems.serve_graph:build", "args": args}
         http = {"host": "127.0.0.1", "port": port}
         file = scratch / "plain.yaml"

@@ -1,6 +1,6 @@
 """The plain Ray Serve graph that is measured: `@serve.batch` around the pipeline.
 
-Source: Ray Serve's tutorial on batching, with JSON bodies, and a batch size for the pipeline, which it leaves at 1.
+Source: Ray Serve's tutorial on batching, with JSON bodies, and the pipeline's best setting, of which it says nothing.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from ray import serve
 from ray.serve import Application
 from starlette.requests import Request
 
-from benchmarks.serving.systems.pipeline import ask, cores, load
+from benchmarks.serving.systems.pipeline import Setting, ask, load
 
-BATCH = 16  # requests that @serve.batch joins, and the batch size of the pipeline
+MAX_REQUESTS = 16  # that @serve.batch joins
 
 
-@serve.deployment(max_ongoing_requests=128, ray_actor_options={"num_cpus": cores()})
+@serve.deployment(max_ongoing_requests=128)
 class PlainModel:
-    """On all cores; by default Ray would give it one, and torch one thread."""
+    """On as many cores as it is told; by default Ray would give it one, and torch one thread."""
 
-    def __init__(self, folder: str, batch_size: int) -> None:
-        self._pipe, self._batch_size = load(folder, cores()), batch_size
+    def __init__(self, folder: str, setting: Setting) -> None:
+        self._pipe, self._batch_size = load(folder, setting.threads), setting.batch_size
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.005)
+    @serve.batch(max_batch_size=MAX_REQUESTS, batch_wait_timeout_s=0.005)
     async def classify(self, bodies: list[dict[str, Any]]) -> list[list[list[float]]]:
         """Texts with the same labels go through the pipeline together."""
         by_labels: dict[tuple[str, ...], list[str]] = {}
@@ -40,5 +40,9 @@ class PlainModel:
 
 
 def build(args: dict[str, Any]) -> Application:
-    graph: Application = PlainModel.bind(args["model"], int(args["batch_size"]))  # type: ignore[attr-defined]
+    """A replica for each request that the pipeline is to have at a time."""
+    setting = Setting(**args["setting"])
+    options = {"num_replicas": setting.at_a_time, "ray_actor_options": {"num_cpus": setting.threads}}
+    model = PlainModel.options(**options)  # type: ignore[attr-defined]
+    graph: Application = model.bind(args["model"], setting)
     return graph
