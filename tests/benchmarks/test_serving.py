@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.serving import rounds
 from benchmarks.serving.cells import Cell, Request, cells
 from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
 from benchmarks.serving.lineup import Entry
@@ -111,10 +112,13 @@ def test_the_load_keeps_the_order_of_requests(expected: Expected) -> None:
     assert got == [expected.answer(request) for request in REQUESTS]
 
 
-def test_a_shuffled_system_gets_no_figures_and_the_others_do(engine: Engine, expected: Expected) -> None:
+def test_a_shuffled_system_gets_no_figures_and_the_others_do(
+    engine: Engine, expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = Cell("cell", tuple(REQUESTS), clients=2)
     shuffled = Canned(expect(Shuffled(engine), REQUESTS))
     bench = Bench(Path(), Path(), [cell], [cell], expected)
+    monkeypatch.setattr(rounds, "SETTLE_S", 0)
 
     bench.round([Entry("right", Canned(expected), peer=True), Entry("wrong", shuffled, peer=True)], 0, lambda: None)
 
