@@ -156,12 +156,13 @@ def test_killing_the_ledger_and_replicas_breaks_no_window(
     # What is lost are the seconds until a new ledger or replica is up: a fifth on a busy machine, 0.78 was seen.
     assert _used(passed, start + 1, start + seconds) >= 0.7, ends
     assert len(set(killed)) >= 3
+    wait_until(lambda: all(map(psutil.pid_exists, app.pids("Ingress"))), 30)  # who was killed is missed by then
+    app.wait_for("RUNNING")
 
 
 def test_a_roll_out_breaks_no_window(limited: Callable[..., tuple[App, Admissions]]) -> None:
     """The last one with this application, which is another one afterwards."""
     app, admissions = limited(2)
-    wait_until(lambda: all(map(psutil.pid_exists, app.pids("Ingress"))), 30)  # whoever was killed before is missed
     before = set(app.pids("Ingress"))
 
     async def redeploy() -> None:
