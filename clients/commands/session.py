@@ -41,10 +41,15 @@ def start(
 
 
 def stop(leader: subprocess.Popen[bytes], grace_s: float) -> None:
-    """SIGINT to the leader, `grace_s` for a clean end, SIGKILL to whatever of its session is left."""
+    """SIGINT to the leader, `grace_s` for a clean end, SIGKILL to whatever of its session is left.
+
+    The end of a Ray cluster that it started is clean once its raylet is gone, and all workers with it: what Ray then
+    waits for, one process after the other, has nothing to save.
+    """
     if leader.poll() is None:
+        had_raylet = _has_raylet(leader.pid)
         leader.send_signal(signal.SIGINT)
-        wait_until(lambda: leader.poll() is not None, grace_s)
+        wait_until(lambda: leader.poll() is not None or (had_raylet and not _has_raylet(leader.pid)), grace_s)
     leader.kill()  # for systems without /proc
     wait_until(lambda: not _kill_members(leader.pid), KILL_S)
     leader.wait()
@@ -82,6 +87,10 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(POLL_S)
     return True
+
+
+def _has_raylet(session: int) -> bool:
+    return argument(session, "--raylet_socket_name") is not None
 
 
 def _end_with_parent() -> None:

@@ -59,7 +59,8 @@ def ask(client: HandleClient) -> dict[str, Any]:
 def kill(client: HandleClient, pid: int) -> dict[str, Any]:
     """How 200 futures end whose replica dies."""
     client.classify(TEXT, LABELS)
-    futures = [client.submit(f"about word{i}, {pid}", ["other", f"word{i}"]) for i in range(200)]
+    others = ["other", "another", "a third", "a fourth"]  # so that all together take the engine a second
+    futures = [client.submit(f"about word{i}, {pid}", [*others, f"word{i}"]) for i in range(200)]
     while not any(future.done() for future in futures):
         time.sleep(0.005)
     outstanding = sum(not future.done() for future in futures)

@@ -1,4 +1,7 @@
-"""The scheduler behind HAProxy, in Serve's throughput mode, which is on only when it was set before Ray started."""
+"""The scheduler behind HAProxy, in Serve's throughput mode, which is on only when it was set before Ray started.
+
+The service runs under the launcher of `nli-serve up`, and the last test here is the launcher's own: it is killed.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,8 @@ for line in sys.stdin:
             response.cancel()
     elif what == "reconfigure":
         handle.reconfigure.remote(*args).result()
+    elif what == "leave":
+        ray.shutdown()
     print("done", flush=True)
 """
 
@@ -76,10 +81,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("fast")
     port, log = free_port(), folder / "engine.jsonl"
     options = {"log": str(log), "seconds_per_run": 0.005, "seconds_per_pair": 0.001}
-    classifier = {
-        "user_config": {"max_batch_tokens": 1_024},
-        "health_check_period_s": 1,
-    }  # who is killed is missed soon
+    both = {**SMALL, **QUICK, "health_check_period_s": 1}  # who is killed is missed soon
     config = {
         "proxy_location": "HeadOnly",
         "http_options": {"host": "127.0.0.1", "port": port},
@@ -94,8 +96,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
                     "app": {"caps": {"max_in_flight": IN_FLIGHT}},
                 },
                 "deployments": [
-                    {"name": "Ingress", **SMALL, **QUICK, "user_config": UNLIMITED},
-                    {"name": "Classifier", **SMALL, **QUICK, **classifier},
+                    {"name": "Ingress", **both, "user_config": UNLIMITED},
+                    {"name": "Classifier", **both, "user_config": {"max_batch_tokens": 1_024}},
                 ],
             }
         ],
@@ -103,8 +105,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config))
     with starter(folder) as start:
-        started = start("ray.serve.scripts", "run", "--app-dir", str(ROOT), str(file), port=port, **FAST)
-        wait_until(started.answers, 90, started.said)
+        started = start("tests.launch.launcher", str(file), str(port), port=port, **FAST)
+        wait_until(lambda: "Stop:" in started.said() or started.process.poll() is not None, 90, started.said)
+        assert f"Ready: {started.url}\nModel: fake (torch-fp32), as configured\n" in started.said(), started.said()
         with httpx2.Client(base_url=started.url, timeout=60, trust_env=False) as http:
             yield Service(started, log, http)
 
@@ -304,7 +307,7 @@ def test_of_200_outstanding_futures_none_is_lost_or_wrong_when_a_replica_is_kill
 
 
 def test_forged_forwarded_addresses_are_one_caller(service: Service, tell: Callable[..., None]) -> None:
-    """The last one here, as it changes the limits of the service."""
+    """The last one that asks, as it changes the limits of the service."""
     pairs = {"limit": 1, "window_s": 600, "burst": 4_096}
     tell("reconfigure", {"caller": {"requests": None, "pairs": pairs}})
 
@@ -313,3 +316,13 @@ def test_forged_forwarded_addresses_are_one_caller(service: Service, tell: Calla
     seen = Counter(service.http.post("/v1/classify", json=payload, headers=one).status_code for one in forged)
 
     assert seen == {200: 16, 429: 284}
+
+
+def test_a_killed_launcher_leaves_nothing_behind(service: Service, tell: Callable[..., None]) -> None:
+    """The very last one: it ends the service."""
+    assert len(service.started.family()) > 5
+    tell("leave")
+
+    service.started.process.kill()
+
+    wait_until(lambda: service.started.family() == [], 30, lambda: str(service.started.family()))

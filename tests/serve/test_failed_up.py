@@ -30,6 +30,7 @@ def test_a_classifier_whose_constructor_fails_ends_it_with_the_cause_whatever_el
         service = start("clients.cli", "up", "--plain", str(file), port=port, RAY_AUTH_MODE="token")
 
         assert service.wait(120) == 1
+        assert "plain profile" in service.said()
         assert f"the deploy failed: StartRefused: {folder} cannot be loaded, SafetensorError" in service.said()
         assert "Ready" not in service.said()
         assert "Traceback" not in service.said()

@@ -214,7 +214,7 @@ def test_it_works_in_a_task_in_an_actor_and_in_an_async_actor(app: App) -> None:
 
 
 def test_it_works_in_another_deployment(app: App) -> None:
-    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    @serve.deployment(graceful_shutdown_wait_loop_s=0.1, ray_actor_options={"num_cpus": 0})
     class Caller:
         def __init__(self, name: str) -> None:
             self._client = HandleClient(name)
@@ -323,7 +323,10 @@ def test_keys_and_limits_hold_for_it_and_it_keeps_to_them(deploy: Deploy, tmp_pa
 @pytest.fixture(scope="module")
 def busy(deploy: Deploy) -> App:
     """Takes more than a second for 200 texts."""
-    return deploy(classifier={"num_replicas": 2}, seconds_per_run=0.02, seconds_per_pair=0.005)
+    missed_soon = {"health_check_period_s": 1}  # who is killed
+    return deploy(
+        classifier={"num_replicas": 2, **missed_soon}, ingress=missed_soon, seconds_per_run=0.02, seconds_per_pair=0.005
+    )
 
 
 @pytest.mark.parametrize("deployment", ["Classifier", "Ingress"])
@@ -372,28 +375,25 @@ def test_calls_that_the_router_sends_back_for_want_of_room_are_sent_again(busy: 
     assert all(isinstance(error, Unavailable) for error in refused if error)
 
 
-def test_a_client_outlives_a_restart_of_its_application_and_says_when_it_is_gone(
-    cluster: Cluster, deploy: Deploy
-) -> None:
-    app = deploy(seconds_per_run=0.01)
-    with HandleClient(app.name, deadline_s=40) as client:
+def test_a_client_outlives_a_restart_of_its_application_and_says_when_it_is_gone(cluster: Cluster, busy: App) -> None:
+    with HandleClient(busy.name, deadline_s=40) as client:
         assert client.classify(TEXT, LABELS).label == "repair"
-        before = app.pids("Ingress")
-        app.put(
+        before = busy.pids("Ingress")
+        busy.put(
             options={"seconds_per_run": 0.011}, ingress={"max_surge_percent": 0}
         )  # each replica ends, then comes anew
         rows, labels = [], []
-        while set(before) & set(app.pids("Ingress")) or not app.pids("Ingress"):
+        while set(before) & set(busy.pids("Ingress")) or not busy.pids("Ingress"):
             rows.append(client.submit(TEXT, LABELS))
             labels.append(rows[-1].result().label)
-        app.wait_for("RUNNING")
+        busy.wait_for("RUNNING")
         assert set(labels) == {"repair"}
         cluster.rest.put("/api/serve/applications/", json={"applications": []}).raise_for_status()
-        wait_until(lambda: app.status() == {}, 30)
+        wait_until(lambda: busy.status() == {}, 30)
         started = time.monotonic()
         gone = client.submit(TEXT, LABELS, deadline_s=1.5)
         assert isinstance(gone.exception(timeout=20), DeadlineExceeded | Unavailable)
         assert time.monotonic() - started < 5
-        app.put()
-        app.wait_for("RUNNING")
+        busy.put()
+        busy.wait_for("RUNNING")
         assert client.classify(TEXT, LABELS).label == "repair"
