@@ -7,6 +7,8 @@ import gc
 import pytest
 from hypothesis import HealthCheck, settings
 
+gc.disable()  # until all is collected: what is imported lives to the end
+
 # A loaded machine generates slowly and runs slowly; neither is a failure of the code under test.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("any-machine")
@@ -18,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_finish() -> None:
     """The libraries' objects live to the end: freed of them, each of the garbage collector's rounds is short."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_neighbours_and_padding_move_nothing(subject: Subject, texts: list[str],
 
 def test_nor_does_what_runs_on_another_stream(subject: Subject) -> None:
     engine = subject.engine
-    batches = [_row(engine, [f"card {'phone ' * n}" for n in range(i % 4, 12, 3)], ["refund"]) for i in range(24)]
+    batches = [_row(engine, [f"card {'phone ' * n}" for n in range(i % 4, 12, 3)], ["refund"]) for i in range(8)]
     alone = [engine.logits(batch) for batch in batches]
 
     with ThreadPoolExecutor(engine.streams) as pool:

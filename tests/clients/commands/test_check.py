@@ -81,7 +81,7 @@ def _changed(*changes: tuple[KeyPath, object]) -> dict[str, Any]:
 
 def _check(folder: Path, content: dict[str, Any] | str | bytes, supply: Supply = MACHINE) -> list[str]:
     file = folder / "config.yaml"
-    text = yaml.safe_dump(content, sort_keys=False) if isinstance(content, dict) else content
+    text = yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False) if isinstance(content, dict) else content
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     return check(file, lambda _: supply)
 
