@@ -26,7 +26,7 @@ test: install
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/serve --ignore tests/launch
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/serve --ignore tests/launch
 	$(BIN)/python -m pytest tests/serve tests/launch
 endif
 
