@@ -124,11 +124,12 @@ class Scheduler(Generic[P]):
         per_stream = self.speed.tokens_per_s
         return None if per_stream is None else per_stream * self._streams
 
-    @property
-    def _budget(self) -> int:
-        """Padded tokens in the next batch: streams that are free share what waits."""
-        free = max(1, self._streams - self._n_running)
-        return min(self.max_batch_tokens, math.ceil(self.waiting_tokens / free))
+    def _budget(self, lengths: Sequence[int]) -> int:
+        """Padded tokens in the next batch: streams that are free share the pairs that wait."""
+        free = self._streams - self._n_running
+        if free <= 1:
+            return self.max_batch_tokens
+        return min(self.max_batch_tokens, math.ceil(len(lengths) / free) * max(lengths))
 
     def limit(self, limits: Limits) -> None:
         """Take other limits from now on; what memory has taught is forgotten, since it may be what was changed."""
@@ -200,7 +201,7 @@ class Scheduler(Generic[P]):
             return []
         number = next(self._numbers)
         lengths = [cell.todo.n_tokens for _, cell in window]
-        chosen = [window[i] for i in companions(lengths, self._budget, self.speed.run_tokens)]
+        chosen = [window[i] for i in companions(lengths, self._budget(lengths), self.speed.run_tokens)]
         for job, cell in chosen:
             self._tenants.charge(job.tenant, cell.todo.n_tokens, number)
             is_small = job.tokens <= self.max_batch_tokens  # one turn, even where a batch ends in it
@@ -249,7 +250,7 @@ class Scheduler(Generic[P]):
 
     def shrink(self, batch: Sequence[Cell[P]]) -> None:
         """The batch did not fit into memory: take half as much, and then slowly more again."""
-        self._memory_tokens = max(1, padded_tokens(batch) // 2)
+        self._memory_tokens = min(self._memory_tokens, max(1, padded_tokens(batch) // 2))
 
     def _join(self, job: Job[P], todo: Todo[P]) -> Cell[P]:
         cell = self._cells.setdefault(todo.key, Cell(todo))

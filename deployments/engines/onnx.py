@@ -23,10 +23,10 @@ class OnnxEngine:
             graph: its export (export.py).
             threads: CPU threads, which its streams share.
         """
-        self.streams, per_stream = divide(threads)
+        self.streams, _ = divide(threads)
         self._inputs = Inputs(folder)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = per_stream
+        options.intra_op_num_threads = threads - self.streams + 1  # a pool for all streams, beside the callers
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # it plans memory for one shape, and no two batches have the same
         options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave others the cores

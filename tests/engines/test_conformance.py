@@ -235,6 +235,9 @@ def test_computes_with_as_many_threads_as_it_was_told(
 def _threads(engine: Engine) -> int:
     """Of all streams."""
     if isinstance(engine, OpenVinoEngine):
-        return int(engine._idle.get().get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+        model = engine._idle.get().get_compiled_model()
+        assert model.get_property("NUM_STREAMS") == engine.streams
+        return int(model.get_property("INFERENCE_NUM_THREADS"))
     assert isinstance(engine, OnnxEngine)
-    return int(engine._session.get_session_options().intra_op_num_threads) * engine.streams
+    pool = engine._session.get_session_options().intra_op_num_threads - 1  # for all calls; each brings a thread
+    return int(pool) + engine.streams

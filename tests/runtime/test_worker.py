@@ -180,6 +180,22 @@ async def test_free_streams_share_one_request_and_each_takes_another_when_it_is_
     np.testing.assert_array_equal(outcome((await others)[1])["logits"], _expected(work("five")))
 
 
+@pytest.mark.parametrize(("streams", "batches"), [(1, [5]), (2, [2, 3])])
+async def test_free_streams_share_pairs_of_unequal_length_by_their_number(streams: int, batches: list[int]) -> None:
+    engine = Gated(streams)
+    service = worker(engine)
+    claims = ["of twenty words " + "and so on " * n for n in (9, 9, 9, 8, 8)]
+
+    asked = asyncio.create_task(
+        ask(service, work("text", hypotheses=[f"{claim}{i}" for i, claim in enumerate(claims)]))
+    )
+    await _until(lambda: len(engine.batches) == streams)
+    engine.open()
+    await asked
+
+    assert sorted(len(batch) for batch in engine.batches) == batches
+
+
 async def test_streams_share_the_tokens_that_may_be_in_the_engine_at_a_time() -> None:
     engine = Gated(streams=2)
     engine.open()
@@ -300,17 +316,19 @@ async def test_an_engine_that_hangs_makes_it_unhealthy(streams: int) -> None:
     engine = Gated(streams)
     service = Worker(engine, ClassifierConfig(max_batch_s=60), b"s", clock=lambda: now)
     service.check()
-    busy = asyncio.create_task(ask(service, work("busy", deadline_s=600)))
-    await _until(lambda: len(engine.batches) == streams)
+    busy = asyncio.create_task(ask(service, work("busy", hypotheses=["refund"], deadline_s=600)))
+    await _until(lambda: len(engine.batches) == 1)
 
     now = 59.0
     service.check()
+    others = asyncio.create_task(ask(service, work("later", hypotheses=["refund"], deadline_s=600)))
+    await _until(lambda: len(engine.batches) == streams)
     now = 61.0
     with pytest.raises(Unhealthy, match="running one batch for 61 s"):
         service.check()
 
     engine.open()
-    await busy
+    await asyncio.gather(busy, others)
     service.check()
 
 

@@ -90,15 +90,18 @@ class Scorer:
     def _score(self, pairs: Sequence[Pair]) -> Iterator[Scored | Exception]:
         """In the order given."""
         results: dict[int, Scored | Exception] = {}
-        batches = plan([pair.n_tokens for pair in pairs], max(1, self._max_tokens // self._engine.streams))
-        with ThreadPoolExecutor(self._engine.streams) as pool:
-            runs = pool.map(lambda batch: run(self._engine, [pairs[i] for i in batch]), batches)
-            for batch, ran in zip(batches, runs, strict=True):
-                results |= dict(zip(batch, ran.results, strict=True))
-                if ran.out_of_memory:
-                    self._max_tokens = max(1, self._max_tokens // 2)  # from the next chunk on
-                if not any(isinstance(result, Scored) for result in ran.results):
-                    self._check_engine()
+        streams = self._engine.streams
+        batches = plan([pair.n_tokens for pair in pairs], max(1, self._max_tokens // streams))
+        with ThreadPoolExecutor(streams) as pool:
+            for first in range(0, len(batches), streams):
+                together = batches[first : first + streams]
+                runs = list(pool.map(lambda batch: run(self._engine, [pairs[i] for i in batch]), together))
+                for batch, ran in zip(together, runs, strict=True):
+                    results |= dict(zip(batch, ran.results, strict=True))
+                    if ran.out_of_memory:
+                        self._max_tokens = max(1, self._max_tokens // 2)  # from the next chunk on
+                    if not any(isinstance(result, Scored) for result in ran.results):
+                        self._check_engine()
         return (results[i] for i in range(len(pairs)))
 
     def _answer(self, text: str, row: Sequence[Scored | Exception]) -> Answer:
