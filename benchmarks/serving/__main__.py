@@ -1,6 +1,6 @@
 """Runs every system by turns and prints tables for docs/bench.md; leave the machine alone meanwhile.
 
-A whole run takes 34 minutes, one round 16. `--system ours --cell base` and the like run a part.
+A whole run takes 34 minutes, one round some 16. `--system ours --cell base` and the like run a part.
 """
 
 from __future__ import annotations

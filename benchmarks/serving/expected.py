@@ -1,7 +1,7 @@
 """Whether answers are right: torch's in fp32, computed once for all pairs, and how far from them a system may be.
 
 Scores alone would not do: among 128 labels all are small, and a mix-up would pass as noise. So the logarithms of
-scores are compared too, and must be half as far from the right ones as from those of any other pairs.
+scores are compared too, and must be at most half as far from the right ones as from those of other pairs.
 """
 
 from __future__ import annotations
@@ -109,13 +109,10 @@ def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]
     found: dict[tuple[str, str], FloatArray] = {}
     batches = list(_batches(ordered, [pairs[key].n_tokens for key in ordered], engine.streams))
     with ThreadPoolExecutor(engine.streams) as pool:
-        for batch, table in zip(batches, pool.map(lambda batch: _run(engine, pairs, batch), batches), strict=True):
+        tables = pool.map(lambda batch: engine.logits([pairs[key] for key in batch]), batches)
+        for batch, table in zip(batches, tables, strict=True):
             found |= zip(batch, table, strict=True)
     return [found[key] for key in asked]
-
-
-def _run(engine: Engine, pairs: Mapping[_Key, Pair], batch: Sequence[_Key]) -> FloatArray:
-    return engine.logits([pairs[key] for key in batch])
 
 
 def _batches(keys: Sequence[_Key], lengths: Sequence[int], streams: int) -> Iterable[Sequence[_Key]]:

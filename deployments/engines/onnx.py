@@ -10,7 +10,7 @@ import onnxruntime
 
 from .inputs import Inputs
 from .protocol import FloatArray, Pair
-from .streams import divide
+from .streams import streams
 
 
 class OnnxEngine:
@@ -23,7 +23,7 @@ class OnnxEngine:
             graph: its export (export.py).
             threads: CPU threads, which its streams share.
         """
-        self.streams, _ = divide(threads)
+        self.streams = streams(threads)
         self._inputs = Inputs(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads - self.streams + 1  # a pool for all streams, beside the callers

@@ -17,7 +17,7 @@ import numpy as np
 from .inputs import Inputs
 from .protocol import FloatArray, Pair
 from .quiet import import_openvino
-from .streams import divide
+from .streams import streams
 
 _ROUNDS_TO = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -32,7 +32,7 @@ class OpenVinoEngine:
             graph: its export (export.py), or for int8 what quantise.py made of that.
             threads: CPU threads, which its streams share.
         """
-        self.streams, _ = divide(threads)
+        self.streams = streams(threads)
         self._inputs = Inputs(folder)
         model = _compile(graph, precision, threads, self.streams)
         self._idle: SimpleQueue[Any] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""How an engine shares out its cores: in streams, each of which runs batches of its own on threads of its own.
+"""How an engine shares out its cores: in streams, each of which runs batches of its own on its part of the threads.
 
 Threads of one run wait for each other after every layer, so a core that something else needs for a moment stops all
 of them, and a machine that serves always runs something else. Streams never wait for each other (docs/adr/0010).
@@ -9,7 +9,6 @@ from __future__ import annotations
 STREAMS = 2  # more were not measured; each has activations of its own in memory
 
 
-def divide(threads: int) -> tuple[int, int]:
-    """(streams, threads of each), which together are `threads`."""
-    streams = STREAMS if threads % STREAMS == 0 else 1
-    return streams, threads // streams
+def streams(threads: int) -> int:
+    """Runs at a time, of equal parts of the threads."""
+    return STREAMS if threads % STREAMS == 0 else 1

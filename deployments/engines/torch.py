@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .inputs import Inputs
 from .protocol import FloatArray, OutOfMemory, Pair
 from .refusal import StartRefused
-from .streams import divide
+from .streams import streams
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -30,17 +30,20 @@ class Device:
     """Of the GPU's memory that this process may take; 1 or more: all of it."""
 
     threads: int = 1
-    """CPU threads of a run; Ray would set one, from the replica's num_cpus."""
+    """CPU threads; Ray would set one, from the replica's num_cpus."""
 
 
-def prepare(device: Device) -> torch.device:
+def prepare(device: Device, streams: int = 1) -> torch.device:
     """Hold the process to its share of the machine.
+
+    Args:
+        streams: runs at a time, which share the threads.
 
     Raises:
         StartRefused: CUDA is wanted and not there.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(device.threads)
+    torch.set_num_threads(device.threads // streams)
     if device.kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -57,8 +60,8 @@ class TorchEngine:
     """Pads a batch to its longest pair and runs it once."""
 
     def __init__(self, folder: Path, precision: Literal["fp32", "bf16"], device: Device) -> None:
-        self.streams, per_stream = divide(device.threads) if device.kind == "cpu" else (1, device.threads)
-        self._device = prepare(replace(device, threads=per_stream))
+        self.streams = streams(device.threads) if device.kind == "cpu" else 1
+        self._device = prepare(device, self.streams)
         self._inputs = Inputs(folder)
         self.model = _load(folder, _DTYPES[precision]).to(self._device)
 

@@ -17,8 +17,8 @@ Queue = Scheduler[int]  # a pair is a number here, its length and its result fol
 BUDGET = 100
 
 
-def _queue(cache: int = 0, budget: int = BUDGET, bound: int = 1_000_000) -> Queue:
-    return Scheduler(Limits(budget, bound), PairCache(cache * ENTRY_BYTES))
+def _queue(cache: int = 0, budget: int = BUDGET, bound: int = 1_000_000, streams: int = 1) -> Queue:
+    return Scheduler(Limits(budget, bound), PairCache(cache * ENTRY_BYTES), streams)
 
 
 def _todo(pair: int, n_tokens: int | None = None) -> Todo[int]:
@@ -218,11 +218,12 @@ def test_a_request_larger_than_the_bound_is_let_in_alone() -> None:
     assert queue.refusal("a", [_todo(i, 10) for i in range(20)], left_s=1e9) is None
 
 
-def _measured(seconds_per_batch: float = 1.0) -> Queue:
+def _measured(seconds_per_batch: float = 1.0, streams: int = 1) -> Queue:
     """An empty queue whose engine runs a batch of 100 tokens in that time."""
-    queue = _queue()
-    _add(queue, range(10))
-    _run(queue, seconds_per_batch)
+    queue = _queue(streams=streams)
+    _add(queue, range(10 * streams))
+    for _ in range(streams):
+        _run(queue, seconds_per_batch)
     return queue
 
 
@@ -249,6 +250,31 @@ def test_the_running_batch_counts_in_the_prediction() -> None:
 
     assert queue.refusal("b", _todos(1), left_s=1.0) is not None
     assert queue.refusal("b", _todos(1), left_s=1.1) is None
+
+
+def test_two_streams_are_expected_to_be_twice_as_fast_and_each_batch_counts_until_it_ends() -> None:
+    queue = _measured(streams=2)
+    _add(queue, range(20))
+    first, second = queue.take(now=0), queue.take(now=0)
+
+    assert queue.refusal("b", _todos(1), left_s=1.0) is not None
+    assert queue.refusal("b", _todos(1), left_s=1.1) is None
+    queue.complete(second, [_scored(cell) for cell in second], 1, whole=True)
+    assert queue.refusal("b", _todos(1), left_s=0.5) is not None
+    assert queue.refusal("b", _todos(1), left_s=0.6) is None
+    assert [len(first), len(second)] == [10, 10]
+
+
+def test_pairs_that_wait_are_shared_by_the_streams_that_are_free() -> None:
+    queue = _queue(streams=2)
+    job = queue.add("a", [[_todo(i, 10 - i // 4) for i in range(5)]], deadline=1e9, now=0)
+
+    shared = [len(queue.take(now=0)) for _ in range(2)]
+    queue.drop(job)
+    _add(queue, range(10, 15))
+
+    assert shared == [3, 2]
+    assert len(queue.take(now=0)) == 5, "none is free beside the one that is to have them"
 
 
 @settings(max_examples=50)

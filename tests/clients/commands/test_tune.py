@@ -21,6 +21,7 @@ from deployments.contract.model import ServedModel
 from deployments.engines.fake import FakeEngine
 from deployments.engines.protocol import Engine, FloatArray, Pair
 from deployments.engines.refusal import StartRefused
+from tests.meeting import Meeting
 from tests.tiny import save_roberta
 
 
@@ -52,6 +53,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "load", quick)
     monkeypatch.setattr("deployments.engines.choice._lacking", lambda *_: None)
     monkeypatch.setattr(measuring, "needs_graph", lambda _: False)
+
+
+def test_an_engine_is_measured_on_all_its_streams() -> None:
+    engine = Meeting()
+    engine.expect()
+
+    assert measuring._rate(engine, engine.pairs(["a card"], ["refund"])[0], seconds=0) > 0
+
+    assert engine.met.is_set()
 
 
 def _here(work: Callable[[Job], Iterator[Any]], job: Job) -> Iterator[Any]:

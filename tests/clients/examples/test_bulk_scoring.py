@@ -23,6 +23,7 @@ from deployments.engines.fake import FakeEngine
 from deployments.engines.protocol import Engine, FloatArray, OutOfMemory, Pair
 from deployments.engines.torch import Device, TorchEngine
 from deployments.web.answers import encode
+from tests.meeting import Meeting
 from tests.tiny import save_roberta
 
 TEMPLATE = "This example is {}."
@@ -159,6 +160,17 @@ def test_batches_stay_below_the_limit_and_smaller_after_the_memory_was_full(monk
     assert {answer["label"] for answer in answers} == {"repair"}
     assert max(sizes) <= 100
     assert max(sizes[-12:]) <= 50
+
+
+def test_rows_are_scored_on_all_streams_of_the_engine_with_the_same_answers() -> None:
+    engine = Meeting()
+    scorer = _scorer(engine, max_tokens=40)
+    engine.expect()
+
+    answers = list(scorer.answers(TEXTS))
+
+    assert engine.met.is_set()
+    assert answers == list(_scorer(FakeEngine()).answers(TEXTS))
 
 
 def test_equal_texts_are_scored_once() -> None:

@@ -35,7 +35,7 @@ class Finder:
         return spec
 
 
-def _prepare(device: object) -> object:
+def _prepare(device: object, streams: int = 1) -> object:
     import torch
 
     return torch.device("cpu")
