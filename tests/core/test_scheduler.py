@@ -267,14 +267,19 @@ def test_two_streams_are_expected_to_be_twice_as_fast_and_each_batch_counts_unti
 
 def test_pairs_that_wait_are_shared_by_the_streams_that_are_free() -> None:
     queue = _queue(streams=2)
-    job = queue.add("a", [[_todo(i, 10 - i // 4) for i in range(5)]], deadline=1e9, now=0)
+    queue.add("a", [[_todo(i, 10 - i // 4) for i in range(5)]], deadline=1e9, now=0)
 
-    shared = [len(queue.take(now=0)) for _ in range(2)]
-    queue.drop(job)
+    first, second = queue.take(now=0), queue.take(now=0)
+    queue.complete(first, [_scored(cell) for cell in first], 1, whole=True)
     _add(queue, range(10, 15))
+    third = queue.take(now=0)
+    for batch in (second, third):
+        queue.complete(batch, [_scored(cell) for cell in batch], 1, whole=True)
+    _add(queue, range(20, 25))
 
-    assert shared == [3, 2]
-    assert len(queue.take(now=0)) == 5, "none is free beside the one that is to have them"
+    assert [len(first), len(second)] == [3, 2]
+    assert len(third) == 5, "none is free beside the one that is to have them"
+    assert [len(queue.take(now=0)) for _ in range(2)] == [3, 2]
 
 
 @settings(max_examples=50)
@@ -321,6 +326,20 @@ def test_after_a_batch_that_did_not_fit_the_next_is_half_of_it_and_then_slowly_m
     assert (len(batch), sizes[0]) == (10, 5)
     assert sizes == sorted(sizes)
     assert sizes[-1] == 10
+
+
+def test_of_two_batches_that_did_not_fit_the_smaller_one_decides() -> None:
+    queue = _queue(streams=2)
+    _add(queue, range(4))
+    small = [*queue.take(now=0), *queue.take(now=0)][:2]
+    _add(queue, range(100, 200))
+    large = queue.take(now=0)
+
+    queue.shrink(small)
+    queue.shrink(large)
+
+    assert (padded_tokens(small), padded_tokens(large)) == (20, 100)
+    assert queue.max_batch_tokens == 10
 
 
 def test_other_limits_take_effect_and_forget_what_memory_taught() -> None:

@@ -17,8 +17,8 @@ from deployments.engines.resolve import embedded_folder, load, resolve
 from deployments.engines.torch import Device
 from tests.tiny import save_bert, save_roberta
 
-# Weights that round little: with seed 0 one batch in 500 moved a logit by 1.1e-5 in fp32, with this one by at most 7e-6,
-# though its logits spread more.
+# Weights that round little: with seed 0 one batch in 500 moved a logit by 1.1e-5 in fp32, with this one none by more
+# than 7e-6, though its logits spread more.
 SEED = 2
 
 

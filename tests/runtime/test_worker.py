@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -350,6 +351,30 @@ async def test_a_loop_that_has_ended_is_unhealthy_and_leaves_nobody_waiting(
         service.check()
     (newcomer,) = await ask(service, work("two"))
     assert newcomer.get("error", {}).get("class") == "Unavailable"
+
+
+async def test_where_one_stream_has_ended_the_others_end_with_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ray.serve")
+    engine = Gated(streams=2)
+    service = worker(engine)
+    complete = service._scheduler.complete
+    broken = iter([True])
+    monkeypatch.setattr(
+        service._scheduler,
+        "complete",
+        lambda *args, **named: 1 / 0 if next(broken, False) else complete(*args, **named),
+    )
+    asked = asyncio.create_task(ask(service, work("one")))
+    await _until(lambda: len(engine.batches) == 2)
+
+    engine.gate.release()
+    assert (await asked)[0].get("error", {}).get("class") == "Unavailable"
+    engine.open()
+    await _until(lambda: all(loop.done() for loop in service._loops))
+
+    assert [record.message for record in caplog.records] == ["the loop that feeds the engine has ended"]
 
 
 async def test_a_smaller_cache_and_budget_take_effect_at_once() -> None:
