@@ -182,7 +182,7 @@ def test_equal_pairs_get_equal_logits(subject: Subject) -> None:
     np.testing.assert_allclose(logits[[1, 4, 5]], logits[[0, 0, 0]], rtol=0, atol=subject.rounding)
 
 
-@settings(max_examples=20)
+@settings(max_examples=50)
 @given(text=SENTENCES | SENTENCES.map(lambda s: f"{s} " * 30), hypothesis=CLAIMS)
 def test_n_tokens_is_the_length_that_reaches_the_model(subject: Subject, text: str, hypothesis: str) -> None:
     pair = subject.engine.pairs([text], [hypothesis])[0][0]

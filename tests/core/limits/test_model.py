@@ -10,4 +10,4 @@ from .machine import Machine, thorough
 
 @pytest.mark.timeout(1_800)
 def test_no_window_is_above_its_bound_whatever_happens(long: bool) -> None:
-    run_state_machine_as_test(Machine, settings=thorough(5_000 if long else 120))
+    run_state_machine_as_test(Machine, settings=thorough(5_000 if long else 300))
