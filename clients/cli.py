@@ -65,7 +65,7 @@ def pull(config: Path) -> None:
 @main.command()
 @CONFIG
 def tune(config: Path) -> None:
-    """Measure every CPU engine of this machine for the configured model; takes minutes, changes no file.
+    """Measure every engine of this machine for the configured model; takes minutes, changes no file.
 
     Prints how many text-label pairs a second each computes and how far it moves scores, then what to configure.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,18 @@ def pytest_collection_finish() -> None:
     """The libraries' objects live to the end: freed of them, each of the garbage collector's rounds is short."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not _sees_gpu():
+        pytest.skip("torch finds no GPU on this machine")
+
+
+@cache
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from .rounds import Bench, tell
 from .systems.pipeline import Setting, best, cores
 
 ROUNDS = 3
+LOOK = {"cpu": 16, "cuda": 64}  # texts, for the best setting
 PLOT = Path(__file__).parent.parent.parent / "docs" / "serving.svg"
 
 
@@ -40,12 +41,13 @@ def main() -> None:
     disable_progress_bar()  # type: ignore[no-untyped-call]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nli-serve", "bench")
     model = model_folder(root)
-    args = ModelArgs.model_validate({"name": str(model), "device": "cpu", "engine": "openvino"})
-    args = args.model_copy(update={"precision": best_precision()})
-    convert(resolve(args), args)
+    if options.device == "cpu":
+        choice = {"device": "cpu", "engine": "openvino", "precision": best_precision()}
+        args = ModelArgs.model_validate({"name": str(model), **choice})
+        convert(resolve(args), args)
     expected = _expected(model, chosen)
     tuned = any(part in key for part in options.system for key in TUNED)
-    setting = _best_setting(model, every[0]) if tuned else Setting(1, cores(), 1)
+    setting = _best_setting(model, every[0], options.device) if tuned else Setting(1, cores(), 1, options.device)
     entries = [entry for entry in lineup(setting) if any(part in entry.key for part in options.system)]
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(model, Path(scratch), every, chosen, expected)
@@ -71,9 +73,9 @@ def _expected(model: Path, chosen: Sequence[Cell]) -> Expected:
     return expect(TorchEngine(model, "fp32", Device("cpu", threads=cores())), requests)
 
 
-def _best_setting(model: Path, base: Cell) -> Setting:
-    request = base.requests[0]
-    found, rates = best(model, request.texts[:16], request.labels)
+def _best_setting(model: Path, base: Cell, device: str) -> Setting:
+    texts = [text for request in base.requests for text in request.texts][: LOOK[device]]
+    found, rates = best(model, texts, base.requests[0].labels, device)
     for setting, rate in rates.items():
         tell(f"pipeline, {setting}: {rate:.0f} pairs/s")
     return found
@@ -91,6 +93,7 @@ def _print(results: Results, every: Sequence[Cell]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=list(LOOK), default="cpu", help="cuda: wants a larger --scale, as 8")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cell", action="append", help="part of a name; several may be given")
     parser.add_argument("--system", action="append", help="part of a name in the head of the table")

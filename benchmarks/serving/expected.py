@@ -22,7 +22,7 @@ from .cells import TEMPLATE, Request
 Answer = list[list[float]]
 """For each text of a request its scores, in the order of the labels."""
 
-BATCH_TOKENS = 1_024  # in the engine at a time
+BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # in the engine at a time
 _Key = tuple[str, str]  # text and label
 SMALLEST = 1e-6  # scores below are equal
 
@@ -41,6 +41,7 @@ class Bounds:
 BOUNDS = {
     "fp32": Bounds(0.001, 0.002),
     "bf16": Bounds(0.25, 0.2),
+    "fp16": Bounds(0.05, 0.05),
     "int8": Bounds(0.9, 0.6),
 }  # int8 is bad at random weights
 
@@ -96,7 +97,7 @@ def expect(engine: Engine, requests: Iterable[Request]) -> Expected:
     return Expected(table)
 
 
-def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]:
+def logits(engine: Engine, asked: Sequence[tuple[str, str]], device: str = "cpu") -> list[FloatArray]:
     """Of (text, label) pairs, in batches of like length, as many at a time as the engine has streams."""
     by_text: dict[str, list[str]] = {}
     for text, label in asked:
@@ -107,7 +108,7 @@ def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]
         pairs |= {(text, label): pair for label, pair in zip(labels, row, strict=True)}
     ordered = sorted(asked, key=lambda key: -pairs[key].n_tokens)
     found: dict[tuple[str, str], FloatArray] = {}
-    batches = list(_batches(ordered, [pairs[key].n_tokens for key in ordered], engine.streams))
+    batches = list(_batches(ordered, [pairs[key].n_tokens for key in ordered], engine.streams, BATCH_TOKENS[device]))
     with ThreadPoolExecutor(engine.streams) as pool:
         tables = pool.map(lambda batch: engine.logits([pairs[key] for key in batch]), batches)
         for batch, table in zip(batches, tables, strict=True):
@@ -115,12 +116,12 @@ def logits(engine: Engine, asked: Sequence[tuple[str, str]]) -> list[FloatArray]
     return [found[key] for key in asked]
 
 
-def _batches(keys: Sequence[_Key], lengths: Sequence[int], streams: int) -> Iterable[Sequence[_Key]]:
+def _batches(keys: Sequence[_Key], lengths: Sequence[int], streams: int, max_tokens: int) -> Iterable[Sequence[_Key]]:
     """Cut what is sorted by length, the longest first: a part for each stream, of no more than its padded tokens."""
     size = math.ceil(len(keys) / streams)
     start = 0
     for i in range(len(keys)):
-        if i > start and (i - start == size or (i + 1 - start) * lengths[start] > BATCH_TOKENS // streams):
+        if i > start and (i - start == size or (i + 1 - start) * lengths[start] > max_tokens // streams):
             yield keys[start:i]
             start = i
     yield keys[start:]

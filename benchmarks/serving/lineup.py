@@ -15,6 +15,7 @@ from .systems.pipeline import Setting
 from .systems.ray_serve import RayServe
 from .systems.thread_pool import ThreadPool
 
+ON_ONE_GPU = 4  # processes
 TUNED = ("FastAPI tuned", "Ray Serve")  # with the setting that is fastest here
 
 
@@ -49,6 +50,10 @@ def lineup(setting: Setting) -> list[Entry]:
     Args:
         setting: the best one for the pipeline.
     """
+    return _on_gpu(setting) if setting.device == "cuda" else _on_cpu(setting)
+
+
+def _on_cpu(setting: Setting) -> list[Entry]:
     precision = best_precision()
     return [
         Entry("bare best", Bare("openvino", precision)),
@@ -60,6 +65,25 @@ def lineup(setting: Setting) -> list[Entry]:
         Entry(TUNED[0], FastApi("FastAPI and pipeline at its best", setting), slow=True, peer=True),
         Entry(TUNED[1], RayServe("plain Ray Serve graph, @serve.batch", setting), slow=True, peer=True),
         Entry("thread pool", ThreadPool(), slow=True, peer=True),
+    ]
+
+
+def _on_gpu(setting: Setting) -> list[Entry]:
+    """What has one process there, and the best of each with several on the one GPU."""
+    several = setting._replace(processes=ON_ONE_GPU)
+    ours = {replicas: Ours("torch", "fp16", device="cuda", replicas=replicas) for replicas in (1, ON_ONE_GPU)}
+    return [
+        Entry("bare best", Bare("torch", "fp16", "cuda")),
+        Entry("ours best", ours[1]),
+        Entry(f"ours best x{ON_ONE_GPU}", ours[ON_ONE_GPU]),
+        Entry("bare fp32", Bare("torch", "fp32", "cuda")),
+        Entry("ours fp32", Ours("torch", "fp32", device="cuda")),
+        Entry("FastAPI", FastApi("FastAPI and pipeline, as users write it", device="cuda"), slow=True, peer=True),
+        Entry(TUNED[0], FastApi("FastAPI and pipeline at its best", setting), peer=True),
+        Entry(f"{TUNED[0]} x{ON_ONE_GPU}", FastApi("the same, several processes", several), peer=True),
+        Entry(TUNED[1], RayServe("plain Ray Serve graph, @serve.batch", setting), peer=True),
+        Entry(f"{TUNED[1]} x{ON_ONE_GPU}", RayServe("the same, several replicas", several), peer=True),
+        Entry("thread pool", ThreadPool("cuda"), slow=True, peer=True),
     ]
 
 

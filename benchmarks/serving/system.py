@@ -14,7 +14,7 @@ class System(Protocol):
 
     name: str
     precision: str
-    """fp32, bf16 or int8: how far its answers may be from fp32's."""
+    """fp32, bf16, fp16 or int8: how far its answers may be from fp32's."""
 
     def start(self, model: Path, scratch: Path) -> None:
         """Load the model from its folder and be ready; what it writes goes to `scratch`."""

@@ -101,7 +101,7 @@ def supply(needs_gpus: bool) -> Supply:
     try:
         return _of_cluster(address) if address else _of_machine(needs_gpus)
     except (OSError, RuntimeError, ValueError) as error:
-        cluster = "the Ray cluster of RAY_ADDRESS, or of `ray start`, does not answer"
+        cluster = "the Ray cluster of RAY_ADDRESS, or of `ray start` (`ray stop` forgets it), does not answer"
         what = cluster if address else "Ray cannot start on this machine"
         raise NoSupply(f"{what}: {' '.join(str(error).split())}") from error
 

@@ -157,13 +157,18 @@ def _contradictions(data: object) -> Iterator[Problem]:
 
 
 def _wrong_device(data: object) -> Iterator[Problem]:
-    device = mapping(args(data), "model").get("device")
+    device, precision = (mapping(args(data), "model").get(key) for key in ("device", "precision"))
     path, classifier = named("Classifier", data)
     gpus = number(options(classifier).get("num_gpus"), default=0)
     if device == "cuda" and gpus == 0:
         yield Problem(
             (*APP, 0, "args", "model", "device"),
             "cuda, but the Classifier has no num_gpus, so Ray hides every GPU from it; set num_gpus, e.g. 0.25",
+        )
+    if precision == "fp16" and device != "cuda" and gpus == 0:
+        yield Problem(
+            (*APP, 0, "args", "model", "precision"),
+            "fp16 is computed on a GPU only, but the Classifier has no num_gpus; set num_gpus, e.g. 0.25, or fp32",
         )
     if device == "cpu" and gpus > 0:
         yield Problem(

@@ -45,6 +45,15 @@ class Job:
 
     seconds: float = SECONDS
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.args.device == "cuda"
+
+    @property
+    def name(self) -> str:
+        """The engine's, and where it computes if that is not the CPU."""
+        return f"{self.served.engine}{', GPU' if self.on_gpu else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -54,10 +63,17 @@ class Measured:
     """Pairs a second in each of `SHAPES`."""
 
     memory: int
-    """Bytes by which the process grew, from before the engine was loaded to after its last run."""
+    """Bytes by which the process grew, from before the engine was loaded to after its last run; on a GPU, its there."""
 
     logits: list[FloatArray]
     """Of each evaluation sample, as `gate.evaluate` gives them."""
+
+
+def sees_gpu() -> bool:
+    """Whether torch has one to compute on."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 STEPS = len(SHAPES) + 2  # that `measure` tells of
@@ -74,14 +90,14 @@ def measure(job: Job) -> Iterator[str | Measured]:
     """What it does next, `STEPS` times, then the result."""
     before = _resident()
     yield "loading"
-    engine = load(job.served, job.args, 0.0, job.cache)
+    engine = load(job.served, job.args, 1.0 if job.on_gpu else 0.0, job.cache)
     rates = []
     for shape in SHAPES:
         yield f"{shape.n_pairs} x {shape.n_tokens} tokens"
         rates.append(_rate(engine, _pairs(engine, shape), job.seconds))
     yield "real texts"
     logits = list(evaluate(engine))
-    yield Measured(tuple(rates), _resident() - before, logits)
+    yield Measured(tuple(rates), _on_gpu() if job.on_gpu else _resident() - before, logits)
 
 
 def _rate(engine: Engine, pairs: list[Pair], seconds: float) -> float:
@@ -103,6 +119,13 @@ def _pairs(engine: Engine, shape: Shape) -> list[Pair]:
     surplus = max(0, whole.n_tokens - shape.n_tokens)
     premise = whole.premise[: len(whole.premise) - surplus]
     return [Pair(premise, whole.hypothesis, whole.n_tokens - surplus, True)] * shape.n_pairs
+
+
+def _on_gpu() -> int:
+    """Bytes that torch has taken of the GPU, at most."""
+    import torch
+
+    return torch.cuda.max_memory_reserved()
 
 
 def _resident() -> int:

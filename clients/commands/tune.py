@@ -1,4 +1,4 @@
-"""`nli-serve tune`: every CPU engine that this machine has, measured for the configured model.
+"""`nli-serve tune`: every engine that this machine has, on the CPU and on a GPU, for the configured model.
 
 Each engine runs in a process of its own, one after the other. Converted models go to a temporary folder, and nothing
 else is written: what to configure is printed, for somebody to decide.
@@ -18,15 +18,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from clients.commands.apart import Died, apart
-from clients.commands.measure import SHAPES, STEPS, Job, Measured, measure, prepare
+from clients.commands.measure import SHAPES, STEPS, Job, Measured, measure, prepare, sees_gpu
 from deployments.contract.args import EMBEDDED, PRECISIONS, ModelArgs
 from deployments.engines.gate import LARGEST, MARGIN, MEAN, Change, change
 from deployments.engines.refusal import StartRefused
 from deployments.engines.resolve import resolve, threads
 
 DECIDES = 2  # of `SHAPES`: what a busy server runs most
-ENGINES = [(engine, precision) for engine, precisions in PRECISIONS.items() for precision in precisions]
-REFERENCE = ENGINES[0]  # torch in fp32
+ON_CPU = [("cpu", engine, one) for engine, precisions in PRECISIONS.items() for one in precisions if one != "fp16"]
+ON_GPU = [("cuda", "torch", precision) for precision in PRECISIONS["torch"]]
+REFERENCE = ON_CPU[0]  # torch in fp32
+
+GPU_TOO = "\nand num_gpus (a fraction, as 0.25) and max_batch_tokens (16384) of the Classifier.\n"
 
 Run = Callable[[Callable[[Job], Iterator[Any]], Job], Iterator[Any]]
 """Does a job's work and yields what that yields; `apart`, but for tests."""
@@ -58,9 +61,9 @@ def tune(model: ModelArgs, console: Console, run: Run = apart) -> None:
     if not measured:
         raise TuneRefused("\n".join(failed))
     reference = measured[0][1].logits
-    rows = [Row(job.args, job.served.engine, got, change(reference, got.logits)) for job, got in measured]
+    rows = [Row(job.args, job.name, got, change(reference, got.logits)) for job, got in measured]
     console.print(f"Pairs a second with {threads(model)} threads, in batches of so many pairs x tokens; how far scores")
-    console.print("move from torch-fp32 on built-in texts; how much a process grows:", _table(rows))
+    console.print("move from torch-fp32 on built-in texts; how much memory of its device it takes:", _table(rows))
     for line in (*failed, *problems):
         console.print(f"Not measured: {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(_advice(rows), highlight=False, markup=False, soft_wrap=True)
@@ -72,12 +75,13 @@ def _jobs(model: ModelArgs, cache: Path) -> tuple[list[Job], list[str]]:
         raise TuneRefused(f"{EMBEDDED} has one engine, so there is nothing to choose; name an NLI model in model.name")
     jobs: list[Job] = []
     problems: list[str] = []
-    for engine, precision in ENGINES:
-        args = model.model_copy(update={"engine": engine, "precision": precision, "device": "cpu", "fallback": None})
+    for choice in ON_CPU + (ON_GPU if sees_gpu() else []):
+        device, engine, precision = choice
+        args = model.model_copy(update={"engine": engine, "precision": precision, "device": device, "fallback": None})
         try:
             jobs.append(Job(resolve(args), args, cache))
         except StartRefused as refusal:
-            if (engine, precision) == REFERENCE:
+            if choice == REFERENCE:
                 raise TuneRefused(str(refusal)) from refusal
             problems.append(str(refusal))
     return jobs, problems
@@ -92,13 +96,13 @@ def _measure_all(jobs: list[Job], console: Console, run: Run) -> tuple[list[tupl
         task = progress.add_task("", total=len(jobs) * STEPS)
 
         def tell(job: Job, step: str, done: int) -> None:
-            progress.update(task, description=f"{job.served.engine}: {step}", completed=jobs.index(job) * STEPS + done)
+            progress.update(task, description=f"{job.name}: {step}", completed=jobs.index(job) * STEPS + done)
 
         for job in jobs:
             try:
                 measured.append((job, _measure_one(job, run, partial(tell, job))))
             except (Died, StartRefused) as error:
-                failed.append(f"{job.served.engine}: {error}")
+                failed.append(f"{job.name}: {error}")
             if not measured:
                 break
         progress.update(task, description="done", completed=len(jobs) * STEPS)
@@ -143,5 +147,6 @@ def _advice(rows: list[Row]) -> str:
         f"ahead by more than {MARGIN:g}.\n"
         f"The fastest of those in batches of {SHAPES[DECIDES].n_pairs} is {best.name}, {gain:.1f} times torch-fp32. "
         "In the config, under args.model:\n\n"
-        f"  device: cpu\n  engine: {best.args.engine}\n  precision: {best.args.precision}\n"
+        f"  device: {best.args.device}\n  engine: {best.args.engine}\n  precision: {best.args.precision}\n"
+        f"{GPU_TOO if best.args.device == 'cuda' else ''}"
     )

@@ -24,7 +24,7 @@ from pydantic import (
 DEFAULT_MODEL = "cross-encoder/nli-MiniLM2-L6-H768"
 DEFAULT_REVISION = "b95119ce93d3e065de6214e38cd4a97b0f2f2c6d"  # the Hub's head at the time of writing
 EMBEDDED = "embedded"  # the bi-encoder that comes as a Python wheel
-PRECISIONS = {"torch": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8")}
+PRECISIONS = {"torch": ("fp32", "bf16", "fp16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8")}
 
 
 def _checked_network(value: object) -> object:
@@ -64,8 +64,8 @@ class ModelArgs(Args):
     engine: Literal["auto", "torch", "onnx", "openvino"] = "auto"
     """Of the NLI model. auto: torch; with `device: cpu` openvino, else onnx, where it is able to; int8: openvino."""
 
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Of the NLI engine: bf16 and int8 are faster and move scores, `nli-serve tune` says how far; embedded is fp32."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """Of the NLI engine: bf16, fp16 (GPU only) and int8 are faster and move scores, `nli-serve tune` says how far."""
 
     threads: PositiveInt | None = None
     """CPU threads of one replica's engine; null: every core of the machine."""
@@ -109,7 +109,11 @@ class ModelArgs(Args):
         if self.device == "cuda" and on_cpu_only:
             raise ValueError(
                 f"model.engine {self.engine!r} in {self.precision} computes on the CPU only, but model.device is cuda; "
-                "set model.device: cpu, or model.engine: torch with fp32 or bf16"
+                "set model.device: cpu, or model.engine: torch with fp32, bf16 or fp16"
+            )
+        if self.device == "cpu" and self.precision == "fp16":
+            raise ValueError(
+                "model.precision fp16 is computed on a GPU only, but model.device is cpu; set fp32 or bf16"
             )
         return self
 

@@ -7,7 +7,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 EngineName = Literal[
-    "torch-fp32", "torch-bf16", "onnx-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8", "embedding-fp32"
+    "torch-fp32",
+    "torch-bf16",
+    "torch-fp16",
+    "onnx-fp32",
+    "openvino-fp32",
+    "openvino-bf16",
+    "openvino-int8",
+    "embedding-fp32",
 ]
 """A library and a precision."""
 

@@ -6,6 +6,7 @@ Made from the model's folder: its tokenizer, and of its config which columns of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,19 +35,29 @@ class Inputs:
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._has_types = "token_type_ids" in tokenizer.model_input_names
 
+    @property
+    def names(self) -> list[str]:
+        """Of the model's inputs."""
+        return ["input_ids", "attention_mask", *(["token_type_ids"] if self._has_types else [])]
+
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         """As `Engine.pairs`."""
         return self.tokens.pairs(texts, hypotheses)
 
-    def rows(self, pairs: Sequence[Pair]) -> dict[str, IdArray]:
-        """The model's inputs by name, each (n_pairs, longest pair)."""
+    def rows(self, pairs: Sequence[Pair], shape: tuple[int, int] | None = None) -> dict[str, IdArray]:
+        """The model's inputs by name, each (n_pairs, longest pair).
+
+        Args:
+            shape: a larger one; what is beyond the pairs are rows of one token, since attention to none is no number.
+        """
         frame = self.tokens.frame
+        more, width = (shape[0] - len(pairs), shape[1]) if shape else (0, None)
         inputs = {
-            "input_ids": pad([frame.join(pair) for pair in pairs], self._pad_id),
-            "attention_mask": pad([[1] * pair.n_tokens for pair in pairs], 0),
+            "input_ids": pad([*map(frame.join, pairs), *[[self._pad_id]] * more], self._pad_id, width),
+            "attention_mask": pad([*([1] * pair.n_tokens for pair in pairs), *[[1]] * more], 0, width),
         }
         if self._has_types:
-            inputs["token_type_ids"] = pad([frame.token_types(pair) for pair in pairs], 0)
+            inputs["token_type_ids"] = pad([*map(frame.token_types, pairs), *[[0]] * more], 0, width)
         return inputs
 
     def table(self, raw: FloatArray) -> FloatArray:
@@ -54,7 +65,14 @@ class Inputs:
         return raw[:, self._columns].astype(np.float32)
 
 
-def pad(rows: Sequence[Sequence[int]], filler: int) -> IdArray:
-    """(n_rows, longest), short rows filled up on the right."""
-    width = max(len(row) for row in rows)
-    return np.array([[*row, *[filler] * (width - len(row))] for row in rows], np.int64)
+def pad(rows: Sequence[Sequence[int]], filler: int, width: int | None = None) -> IdArray:
+    """(n_rows, width): short rows filled up on the right.
+
+    Args:
+        width: by default the longest row's.
+    """
+    lengths = np.array([len(row) for row in rows])
+    there = np.arange(lengths.max() if width is None else width) < lengths[:, np.newaxis]
+    padded = np.full(there.shape, filler, np.int64)
+    padded[there] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+    return padded

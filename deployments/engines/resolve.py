@@ -107,6 +107,11 @@ def load(model: ServedModel, args: ModelArgs, gpu_fraction: float, cache: Path |
             f"{model.engine} computes on the CPU, but the Classifier takes num_gpus: {gpu_fraction:g}; set it to 0, or "
             "model.engine: torch"
         )
+    if model.engine == "torch-fp16" and gpu_fraction == 0:
+        raise StartRefused(
+            "model.precision fp16 is computed on a GPU only, but the Classifier has num_gpus: 0; give it a "
+            "fraction, as 0.25, or set model.precision: fp32 or bf16"
+        )
     refuse_unable(model.engine, this_machine())
     folder = locate(model)
     with _told(folder):
@@ -177,14 +182,15 @@ def _engine(model: ServedModel, folder: Path, n_threads: int, gpu_fraction: floa
     if needs_graph(model.engine):
         return _converted_engine(model.engine, folder, n_threads, cache)
 
-    from .torch import Device, TorchEngine
+    from .torch import Device, Precision, TorchEngine
 
     device = Device("cuda" if gpu_fraction > 0 else "cpu", gpu_fraction, n_threads)
     if model.engine == "embedding-fp32":
         from .embedding import EmbeddingEngine
 
         return EmbeddingEngine(folder, device)
-    return TorchEngine(folder, "fp32" if model.engine == "torch-fp32" else "bf16", device)
+    precisions: dict[str, Precision] = {"torch-fp32": "fp32", "torch-bf16": "bf16", "torch-fp16": "fp16"}
+    return TorchEngine(folder, precisions[model.engine], device)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The NLI cross-encoder on PyTorch: any sequence classifier of transformers, fp32 or bf16, CPU or CUDA."""
+"""The NLI cross-encoder on PyTorch: any sequence classifier of transformers, CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
+from .cuda import Forward
 from .inputs import Inputs
 from .protocol import FloatArray, OutOfMemory, Pair
 from .refusal import StartRefused
 from .streams import streams
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,14 @@ def prepare(device: Device, streams: int = 1) -> torch.device:
 class TorchEngine:
     """Pads a batch to its longest pair and runs it once."""
 
-    def __init__(self, folder: Path, precision: Literal["fp32", "bf16"], device: Device) -> None:
+    def __init__(self, folder: Path, precision: Precision, device: Device) -> None:
         self.streams = streams(device.threads) if device.kind == "cpu" else 1
         self._device = prepare(device, self.streams)
         self._inputs = Inputs(folder)
         self.model = _load(folder, _DTYPES[precision]).to(self._device)
+        self._cuda: Forward | None = None
+        if self._device.type == "cuda":
+            self._cuda = Forward(self.model, self._inputs.names, self._inputs.tokens.max_tokens)
 
     def pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> list[list[Pair]]:
         return self._inputs.pairs(texts, hypotheses)
@@ -72,11 +78,18 @@ class TorchEngine:
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
         if not pairs:
             return torch.empty((0, 2)).numpy()
-        inputs = {name: torch.from_numpy(rows) for name, rows in self._inputs.rows(pairs).items()}
         with memory_watched():
-            raw = self.model(**{name: rows.to(self._device) for name, rows in inputs.items()}).logits
-            table = self._inputs.table(raw.float().cpu().numpy())
+            table = self._inputs.table(self._raw(pairs)[: len(pairs)].float().cpu().numpy())
         return table
+
+    def _raw(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        """(n_pairs or more, n_classes), on the device."""
+        if self._cuda is not None:
+            shape = self._cuda.shape(len(pairs), max(pair.n_tokens for pair in pairs))
+            return self._cuda(self._inputs.rows(pairs, shape))
+        rows = {name: torch.from_numpy(array) for name, array in self._inputs.rows(pairs).items()}
+        raw: torch.Tensor = self.model(**rows).logits
+        return raw
 
 
 @contextmanager

@@ -17,9 +17,7 @@ from deployments.engines.resolve import embedded_folder, load, resolve
 from deployments.engines.torch import Device
 from tests.tiny import save_bert, save_roberta
 
-# Weights that round little: with seed 0 one batch in 500 moved a logit by 1.1e-5 in fp32, with this one none by more
-# than 7e-6, though its logits spread more.
-SEED = 2
+SEED = 2  # in 600 batches neither model moved a logit by more than 4.5e-6 in fp32
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +37,7 @@ def embedding() -> EmbeddingEngine:
 
 
 class LoadEngine(Protocol):
-    def __call__(self, folder: Path, name: EngineName, threads: int = 2) -> Engine: ...
+    def __call__(self, folder: Path, name: EngineName, threads: int = 2, gpu_fraction: float = 0) -> Engine: ...
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +51,14 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load_engine(conversions: Path) -> LoadEngine:
     """Any engine of a tiny model, as a replica loads it, but quantised on fewer texts."""
 
-    def load_engine(folder: Path, name: EngineName, threads: int = 2) -> Engine:
+    def load_engine(folder: Path, name: EngineName, threads: int = 2, gpu_fraction: float = 0) -> Engine:
         skip_unable(name)
         engine, _, precision = name.partition("-")
         choice = {"engine": engine, "precision": precision, "threads": threads}
         args = ModelArgs.model_validate({"name": str(folder), **choice})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(samples, "CALIBRATION", samples.CALIBRATION[::6])
-            return load(resolve(args), args, 0.0, conversions)
+            return load(resolve(args), args, gpu_fraction, conversions)
 
     return load_engine
 

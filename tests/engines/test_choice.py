@@ -46,6 +46,8 @@ def _args(**fields: Any) -> ModelArgs:
         # A name is a name.
         ({"engine": "torch", "device": "cpu"}, ALL, MODERN, "roberta", "torch-fp32"),
         ({"engine": "torch", "precision": "bf16"}, ALL, OLD, "roberta", "torch-bf16"),
+        ({"precision": "fp16"}, ALL, MODERN, "roberta", "torch-fp16"),
+        ({"device": "cuda", "precision": "fp16"}, ALL, MODERN, "roberta", "torch-fp16"),
         ({"engine": "onnx"}, ALL, OLD, "bart", "onnx-fp32"),
         ({"engine": "openvino"}, ALL, OLD, "roberta", "openvino-fp32"),
         ({"engine": "openvino", "precision": "bf16"}, ALL, MODERN, "roberta", "openvino-bf16"),
@@ -103,6 +105,8 @@ def test_what_the_machine_cannot_compute_is_refused_with_what_to_do(
             "does not compute in bf16; set model.engine to torch or openvino",
         ),
         ({"engine": "onnx", "precision": "int8"}, "model.precision to fp32"),
+        ({"engine": "openvino", "precision": "fp16"}, "does not compute in fp16; set model.engine to torch"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16 is computed on a GPU only, but model.device is cpu"),
         ({"engine": "openvino", "device": "cuda"}, "'openvino' in fp32 computes on the CPU only, but model.device is"),
         ({"engine": "onnx", "device": "cuda"}, "set model.device: cpu, or model.engine: torch"),
         ({"precision": "int8", "device": "cuda"}, "'auto' in int8 computes on the CPU only"),

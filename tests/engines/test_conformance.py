@@ -28,7 +28,12 @@ from deployments.engines.torch import Device, TorchEngine
 
 from .conftest import LoadEngine
 
-ROUNDING = {"fp32": 1e-5, "bf16": 0.1, "int8": 0.05}  # of a logit; they spread over 2, in models that round coarsely
+ROUNDING = {
+    "fp32": 1e-5,
+    "bf16": 0.1,
+    "fp16": 0.02,
+    "int8": 0.05,
+}  # of a logit; they spread over 1 to 2
 CROSS_ENGINES = ["torch-fp32", "torch-bf16", "onnx-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8"]
 WORDS = ["card", "refund", "screen", "phone", "cracked", "holiday", "is", "42", "Größe", "数学", "🙂"]
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=20).map(" ".join)
@@ -76,8 +81,14 @@ def _fake() -> Subject:
     return Subject(FakeEngine(streams=2), length, 60, ROUNDING["fp32"])
 
 
-SUBJECTS = ["fake", "embedding", *(f"roberta-{engine}" for engine in CROSS_ENGINES)]
+SUBJECTS: list[Any] = ["fake", "embedding", *(f"roberta-{engine}" for engine in CROSS_ENGINES)]
 SUBJECTS += [f"bert-{engine}" for engine in CROSS_ENGINES if not engine.endswith("bf16")]  # of another kind of inputs
+GPU_ENGINES = ["torch-fp32", "torch-bf16", "torch-fp16"]
+SUBJECTS += [
+    pytest.param(f"{model}-{engine}-gpu", marks=pytest.mark.gpu)
+    for model in ("roberta", "bert")
+    for engine in GPU_ENGINES
+]
 
 
 @pytest.fixture(scope="module", params=SUBJECTS)
@@ -88,8 +99,8 @@ def subject(request: pytest.FixtureRequest, load_engine: LoadEngine) -> Subject:
     if model == "embedding":
         return _embedded(request.getfixturevalue("embedding"))
     folder: Path = request.getfixturevalue(model)
-    engine = load_engine(folder, name)
-    return _crossed(engine, folder, {"roberta": 59, "bert": 60}[model], name.partition("-")[2])
+    engine = load_engine(folder, name.removesuffix("-gpu"), gpu_fraction=0.5 if name.endswith("-gpu") else 0)
+    return _crossed(engine, folder, {"roberta": 59, "bert": 60}[model], name.split("-")[1])
 
 
 def _row(engine: Engine, texts: Sequence[str], hypotheses: Sequence[str]) -> list[Pair]:
@@ -165,7 +176,7 @@ def test_a_scale_over_the_batch_would_be_found(model: str, request: pytest.Fixtu
     moved = [_moved_by(outlier, engine) for outlier in OUTLIERS]
 
     assert min(moved) > ROUNDING["int8"]
-    assert max(moved) > 2 * ROUNDING["bf16"]
+    assert max(moved) > ROUNDING["bf16"]
 
 
 def _quantise_by_the_largest_of_the_batch(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -9,6 +9,24 @@ from deployments.engines.inputs import Inputs, pad
 
 def test_short_rows_are_filled_up_on_the_right() -> None:
     assert pad([[5], [6, 7, 8]], 1).tolist() == [[5, 1, 1], [6, 7, 8]]
+    assert pad([[5], [6, 7]], 1, width=4).tolist() == [[5, 1, 1, 1], [6, 7, 1, 1]]
+
+
+@pytest.mark.parametrize("model", ["roberta", "bert"])
+def test_beyond_the_pairs_are_rows_of_one_token(model: str, request: pytest.FixtureRequest) -> None:
+    inputs = Inputs(request.getfixturevalue(model))
+    pairs = [row[0] for row in inputs.pairs(["a", "a long text about a card"], ["refund"])]
+    exact = inputs.rows(pairs)
+
+    rows = inputs.rows(pairs, (5, 40))
+
+    width = exact["input_ids"].shape[1]
+    assert list(rows) == inputs.names
+    for name, array in rows.items():
+        assert array.shape == (5, 40)
+        assert array[:2, :width].tolist() == exact[name].tolist()
+    assert rows["attention_mask"].sum(axis=1).tolist() == [*(pair.n_tokens for pair in pairs), 1, 1, 1]
+    assert rows["attention_mask"][:, 0].all()
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,13 @@ def test_device_and_share_of_a_gpu_must_agree(
         load(resolve(args), args, gpu_fraction)
 
 
+def test_fp16_without_a_share_of_a_gpu_is_refused(roberta: Path) -> None:
+    args = ModelArgs.model_validate({"name": str(roberta), "precision": "fp16"})
+
+    with pytest.raises(StartRefused, match=r"fp16 is computed on a GPU only, but the Classifier has num_gpus: 0; give"):
+        load(resolve(args), args, 0.0)
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_without_a_share_of_a_gpu_the_cpu_computes(roberta: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -16,23 +16,29 @@ from deployments.engines.resolve import load, resolve
 
 
 class Bare:
-    """As many threads as cores; no cache, no HTTP."""
+    """As many threads as cores, or a whole GPU; no cache, no HTTP."""
 
-    def __init__(self, engine: str, precision: str) -> None:
+    def __init__(self, engine: str, precision: str, device: str = "cpu") -> None:
         self.name, self.precision = f"bare engine, {engine}-{precision}", precision
-        self._choice = {"engine": engine, "precision": precision, "device": "cpu"}
+        self._choice = {"engine": engine, "precision": precision, "device": device}
         self.engine: Engine | None = None
 
     def start(self, model: Path, scratch: Path) -> None:
         args = ModelArgs.model_validate({"name": str(model), **self._choice})
-        self.engine = load(resolve(args), args, 0.0)
+        self.engine = load(resolve(args), args, 1.0 if args.device == "cuda" else 0.0)
 
     def ask(self, request: Request) -> Answer:
         return self.ask_all([request])[0]
 
     def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
         assert self.engine is not None
-        found = iter(logits(self.engine, [(text, label) for r in requests for text in r.texts for label in r.labels]))
+        found = iter(
+            logits(
+                self.engine,
+                [(text, label) for r in requests for text in r.texts for label in r.labels],
+                self._choice["device"],
+            )
+        )
         return [[_scores([next(found) for _ in r.labels]) for _ in r.texts] for r in requests]
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import AbstractContextManager, nullcontext
 from threading import Semaphore
@@ -9,12 +10,11 @@ from threading import Semaphore
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from benchmarks.serving.systems.pipeline import ask, load
+from benchmarks.serving.systems.pipeline import Setting, ask, load
 
-BATCH_SIZE = int(os.environ["BENCH_BATCH_SIZE"])
-AT_A_TIME = int(os.environ["BENCH_AT_A_TIME"])  # requests in the pipeline; 0: as many as FastAPI has threads
-PIPE = load(os.environ["BENCH_MODEL"], int(os.environ["BENCH_THREADS"]))
-TURN: AbstractContextManager[object] = Semaphore(AT_A_TIME) if AT_A_TIME else nullcontext()
+SETTING = Setting(**json.loads(os.environ["BENCH_SETTING"]))
+PIPE = load(os.environ["BENCH_MODEL"], SETTING)
+TURN: AbstractContextManager[object] = Semaphore(SETTING.at_a_time) if SETTING.at_a_time else nullcontext()
 
 app = FastAPI()
 
@@ -30,4 +30,4 @@ class Body(BaseModel):
 def classify(body: Body) -> list[list[float]]:
     """Scores in the order of the labels."""
     with TURN:
-        return ask(PIPE, body.texts, body.labels, BATCH_SIZE)
+        return ask(PIPE, body.texts, body.labels, SETTING.batch_size)

@@ -10,7 +10,7 @@ import yaml
 
 from benchmarks.scheduler.front import NEVER
 from benchmarks.serving.cells import Request
-from benchmarks.serving.expected import Answer
+from benchmarks.serving.expected import BATCH_TOKENS, Answer
 from benchmarks.serving.server import ROOT, Server, free_port
 from clients.commands.profile import HAPROXY_PORTS
 
@@ -21,10 +21,16 @@ DEADLINE = {"default_s": 600, "max_s": 600}
 class Ours:
     """The shipped config, but for the model, the port, limits, deadline, and whether there is a cache."""
 
-    def __init__(self, engine: str, precision: str, *, cache: bool = False) -> None:
+    def __init__(
+        self, engine: str, precision: str, *, cache: bool = False, device: str = "cpu", replicas: int = 1
+    ) -> None:
+        """
+        Args:
+            replicas: of the Ingress and of the Classifier, which share the GPU.
+        """
         self.name = f"nli-serve, {engine}-{precision}{', cache' if cache else ''}"
-        self.precision, self._cache = precision, cache
-        self._choice = {"engine": engine, "precision": precision, "device": "cpu", "fallback": None, "revision": None}
+        self.precision, self._cache, self._replicas = precision, cache, replicas
+        self._choice = {"engine": engine, "precision": precision, "device": device, "fallback": None, "revision": None}
 
     def config(self, model: Path, port: int) -> dict[str, Any]:
         """The file's content."""
@@ -36,6 +42,10 @@ class Ours:
         ingress["user_config"] = LIMITS
         if not self._cache:
             classifier["user_config"]["max_cache_bytes"] = 0
+        ingress["num_replicas"] = classifier["num_replicas"] = self._replicas
+        if self._choice["device"] == "cuda":
+            classifier["user_config"]["max_batch_tokens"] = BATCH_TOKENS["cuda"]
+            classifier["ray_actor_options"]["num_gpus"] = 1 / self._replicas
         return config
 
     def start(self, model: Path, scratch: Path) -> None:

@@ -16,10 +16,8 @@ from benchmarks.serving.systems.pipeline import Setting
 class RayServe:
     """With the pipeline's best setting."""
 
-    precision = "fp32"
-
     def __init__(self, name: str, setting: Setting) -> None:
-        self.name, self._setting = name, setting
+        self.name, self._setting, self.precision = name, setting, setting.precision
 
     def start(self, model: Path, scratch: Path) -> None:
         port = free_port()

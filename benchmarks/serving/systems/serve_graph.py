@@ -21,7 +21,7 @@ class PlainModel:
     """On as many cores as it is told; by default Ray would give it one, and torch one thread."""
 
     def __init__(self, folder: str, setting: Setting) -> None:
-        self._pipe, self._batch_size = load(folder, setting.threads), setting.batch_size
+        self._pipe, self._batch_size = load(folder, setting), setting.batch_size
 
     @serve.batch(max_batch_size=MAX_REQUESTS, batch_wait_timeout_s=0.005)
     async def classify(self, bodies: list[dict[str, Any]]) -> list[list[list[float]]]:
@@ -42,7 +42,11 @@ class PlainModel:
 def build(args: dict[str, Any]) -> Application:
     """A replica for each request that the pipeline is to have at a time."""
     setting = Setting(**args["setting"])
-    options = {"num_replicas": setting.at_a_time, "ray_actor_options": {"num_cpus": setting.threads}}
+    resources: dict[str, float] = {"num_cpus": setting.threads}
+    n_replicas = setting.at_a_time * setting.processes
+    if setting.device == "cuda":
+        resources["num_gpus"] = 1 / n_replicas
+    options = {"num_replicas": n_replicas, "ray_actor_options": resources}
     model = PlainModel.options(**options)  # type: ignore[attr-defined]
     graph: Application = model.bind(args["model"], setting)
     return graph

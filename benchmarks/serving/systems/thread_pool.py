@@ -22,10 +22,13 @@ class ThreadPool:
 
     name, precision = "thread pool, one forward a pair", "fp32"
 
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
+
     def start(self, model: Path, scratch: Path) -> None:
         torch.set_num_threads(1)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self._model: Any = AutoModelForSequenceClassification.from_pretrained(model).eval()
+        self._model: Any = AutoModelForSequenceClassification.from_pretrained(model).eval().to(self._device)
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def ask(self, request: Request) -> Answer:
@@ -38,8 +41,10 @@ class ThreadPool:
 
     @torch.inference_mode()
     def _forward(self, text: str, label: str) -> torch.Tensor:
-        inputs = self._tokenizer(text, TEMPLATE.format(label), truncation="only_first", return_tensors="pt")
-        logits: torch.Tensor = self._model(**inputs).logits[0]
+        inputs = self._tokenizer(text, TEMPLATE.format(label), truncation="only_first", return_tensors="pt").to(
+            self._device
+        )
+        logits: torch.Tensor = self._model(**inputs).logits[0].cpu()
         return logits
 
 

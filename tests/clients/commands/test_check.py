@@ -258,6 +258,7 @@ def test_a_misplaced_key_is_told_where_it_belongs(tmp_path: Path, path: KeyPath,
         ((*LIMITS, "tiers"), {"a": {"max_concurrent": 1025}}, "tiers.a.max_concurrent: 1025, but args.caps.max_in_fl"),
         # Devices.
         ((*MODEL, "device"), "cuda", "cuda, but the Classifier has no num_gpus"),
+        ((*MODEL, "precision"), "fp16", "fp16 is computed on a GPU only, but the Classifier has no num_gpus"),
         (GPUS, 1.5, "a fraction of one GPU, or whole GPUs"),
         (GPUS, -1, "should be greater than or equal to 0, got -1"),
         (GPUS, float("nan"), "should be greater than or equal to 0, got nan"),
@@ -568,7 +569,10 @@ def test_a_gpu_for_an_engine_of_the_cpu_is_refused(tmp_path: Path, monkeypatch: 
 def test_an_engine_that_does_not_compute_in_a_precision_is_refused(tmp_path: Path) -> None:
     (found,) = _check(tmp_path, _changed(((*MODEL, "engine"), "torch"), ((*MODEL, "precision"), "int8")))
 
-    assert "'torch' does not compute in int8; set model.engine to openvino, or model.precision to fp32 or bf16" in found
+    assert (
+        "'torch' does not compute in int8; set model.engine to openvino, or model.precision to fp32 or bf16 or fp16"
+        in found
+    )
 
 
 def test_a_gpu_for_a_model_on_the_cpu_is_refused(tmp_path: Path) -> None:
@@ -681,7 +685,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypa
 
         (found,) = check(FILE, capacity.supply)
 
-    assert "the Ray cluster of RAY_ADDRESS, or of `ray start`, does not answer" in found
+    assert "the Ray cluster of RAY_ADDRESS, or of `ray start` (`ray stop` forgets it), does not answer" in found
 
 
 def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from clients.commands import measure as measuring
+from clients.commands import tune as tuning
 from clients.commands.apart import Died
 from clients.commands.measure import SHAPES, STEPS, Job, Measured, Shape
 from clients.commands.tune import TuneRefused, tune
@@ -98,6 +99,25 @@ def test_what_to_configure_is_the_fastest_that_is_accurate(folder: Path) -> None
     assert "is openvino-fp32, 3.0 times torch-fp32" in said
     assert "  device: cpu\n  engine: openvino\n  precision: fp32\n" in said
     assert "Not measured: openvino-int8: no scales today" in said
+
+
+@pytest.mark.usefixtures("quick")
+def test_on_a_machine_with_a_gpu_torch_is_measured_there_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "sees_gpu", lambda: True)
+    monkeypatch.setattr(measuring, "_on_gpu", lambda: 2**30)
+
+    def run(work: Callable[[Job], Iterator[Any]], job: Job) -> Iterator[Any]:
+        for step in _here(work, job):
+            rate = 100.0 if job.name == "torch-fp16, GPU" else 10.0
+            yield dataclasses.replace(step, rates=(rate,) * 4) if isinstance(step, Measured) else step
+
+    said = _tune(folder, run)
+
+    assert "is torch-fp16, GPU, 10.0 times torch-fp32" in said
+    assert "  device: cuda\n  engine: torch\n  precision: fp16\n" in said
+    assert "num_gpus" in said
+    measured = [line.split(" ", 1)[0] for line in said.splitlines() if ", GPU" in line[:16]]
+    assert measured == ["torch-fp32,", "torch-bf16,", "torch-fp16,"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,0 +1,218 @@
+"""What is asked of a GPU beside what all engines are asked (test_conformance.py): graphs, memory, their failures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
+
+from deployments.core.cache import Scored
+from deployments.engines.cuda import MAX_TOKENS, Forward, next_shape, shapes
+from deployments.engines.protocol import OutOfMemory, Pair
+from deployments.engines.run import run
+from deployments.engines.torch import Device, TorchEngine
+from tests.tiny import bert_tokenizer, deberta_tokenizer, save_tiny, xlmr_tokenizer
+
+LENGTHS = [8, 64, 100, 512, 8_194]
+gpu = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("max_tokens", LENGTHS)
+def test_every_shape_is_small_and_there_once(max_tokens: int) -> None:
+    found = shapes(max_tokens)
+
+    assert len(found) == len(set(found))
+    assert all(n_pairs * n_tokens <= MAX_TOKENS for n_pairs, n_tokens in found)
+
+
+@given(n_pairs=st.integers(1, 2_000), longest=st.integers(1, 8_194), max_tokens=st.sampled_from(LENGTHS))
+def test_the_next_shape_holds_the_batch_and_is_less_than_twice_as_large_each_way(
+    n_pairs: int, longest: int, max_tokens: int
+) -> None:
+    longest = min(longest, max_tokens)
+
+    pairs, tokens = next_shape(n_pairs, longest, max_tokens)
+
+    assert n_pairs <= pairs < max(2 * n_pairs, 9)
+    assert longest <= tokens < max(2 * longest, 17)
+    assert tokens <= max_tokens
+    assert ((pairs, tokens) in shapes(max_tokens)) == (pairs * tokens <= MAX_TOKENS)
+
+
+def _engine(folder: Path, precision: Any = "fp32", kind: Any = "cuda") -> TorchEngine:
+    return TorchEngine(folder, precision, Device(kind, 1.0))
+
+
+def _pairs(engine: TorchEngine, n: int, words: int = 3) -> list[Pair]:
+    texts = [f"card {i} " + "phone " * (i % words) for i in range(n)]
+    return [row[0] for row in engine.pairs(texts, ["refund"])]
+
+
+def _forward(engine: TorchEngine) -> Forward:
+    assert engine._cuda is not None
+    return engine._cuda
+
+
+@gpu
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 300, 1_000])
+def test_a_batch_gets_the_cpu_s_logits_whether_replayed_or_computed(roberta: Path, n: int) -> None:
+    on_gpu, on_cpu = _engine(roberta), _engine(roberta, kind="cpu")
+    pairs = _pairs(on_cpu, n, words=50)
+
+    np.testing.assert_allclose(on_gpu.logits(pairs), on_cpu.logits(pairs), rtol=0, atol=2e-5)
+
+
+@gpu
+def test_small_batches_are_replayed_and_large_ones_are_not(roberta: Path) -> None:
+    forward = _forward(_engine(roberta))
+
+    assert forward.shape(5, 20) == (8, 32)
+    assert forward.shape(129, 61) == (129, 64)  # 256 x 64 would be more than is replayed
+    assert forward.shape(2_000, 9) == (2_000, 16)
+    assert set(forward._graphs) == set(shapes(64))
+
+
+@gpu
+def test_a_replay_launches_no_kernel_of_its_own(roberta: Path) -> None:
+    engine = _engine(roberta)
+    calls: list[object] = []
+    engine.model.register_forward_hook(lambda *_: calls.append(None))
+
+    engine.logits(_pairs(engine, 5))
+    assert calls == []
+
+    engine.logits(_pairs(engine, 1_000))
+    assert len(calls) == 1
+
+
+@gpu
+def test_what_one_batch_left_in_a_graph_is_not_in_the_next(roberta: Path) -> None:
+    engine, reference = _engine(roberta), _engine(roberta, kind="cpu")
+    pairs = _pairs(reference, 64, words=50)
+    batches = [pairs[:n] for n in (64, 1, 33, 5, 64, 8, 2)] + [pairs[n:] for n in (60, 30, 63)]
+
+    for batch in batches:
+        np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), rtol=0, atol=2e-5)
+
+
+def _deberta(folder: Path) -> Path:
+    tokenizer = deberta_tokenizer()
+    config = {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 2}
+    config |= {"max_position_embeddings": 64, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+    return save_tiny(folder, DebertaV2ForSequenceClassification, DebertaV2Config, tokenizer, **config)
+
+
+def _xlmr(folder: Path) -> Path:
+    more = {"max_position_embeddings": 66, "type_vocab_size": 1}
+    return save_tiny(folder, XLMRobertaForSequenceClassification, XLMRobertaConfig, xlmr_tokenizer(), **more)
+
+
+def _albert(folder: Path) -> Path:
+    more = {"max_position_embeddings": 64, "embedding_size": 16}
+    return save_tiny(folder, AlbertForSequenceClassification, AlbertConfig, bert_tokenizer(), **more)
+
+
+def _electra(folder: Path) -> Path:
+    more = {"max_position_embeddings": 64, "embedding_size": 16}
+    return save_tiny(folder, ElectraForSequenceClassification, ElectraConfig, bert_tokenizer(), **more)
+
+
+@gpu
+@pytest.mark.parametrize("save", [_deberta, _xlmr, _albert, _electra])
+def test_other_families_are_replayed_too(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    engine, reference = _engine(folder), _engine(folder, kind="cpu")
+    pairs = _pairs(reference, 40, words=50)
+
+    assert set(_forward(engine)._graphs) == set(shapes(64))
+    for batch in (pairs, pairs[:3], pairs[:1]):
+        np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), rtol=0, atol=1e-4)
+
+
+@gpu
+def test_a_model_that_no_graph_can_hold_is_computed_and_the_log_says_so(
+    roberta: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ray.serve")
+    capture = Forward._capture
+
+    def look_at_values(forward: Forward, names: Sequence[str]) -> None:
+        forward._model.register_forward_pre_hook(lambda *_, **inputs: _look(inputs), with_kwargs=True)
+        capture(forward, names)
+
+    def _look(inputs: Any) -> None:
+        torch.zeros(1, device="cuda").item()
+
+    monkeypatch.setattr(Forward, "_capture", look_at_values)
+    engine, reference = _engine(roberta), _engine(roberta, kind="cpu")
+    pairs = _pairs(reference, 20, words=50)
+
+    assert _forward(engine)._graphs == {}
+    assert "runs without CUDA graphs" in caplog.text
+    for _ in range(3):
+        np.testing.assert_allclose(engine.logits(pairs), reference.logits(pairs), rtol=0, atol=2e-5)
+
+
+@gpu
+def test_fp16_is_nearer_to_fp32_than_bf16(roberta: Path) -> None:
+    exact = _engine(roberta, kind="cpu")
+    pairs = _pairs(exact, 200, words=50)
+    expected = exact.logits(pairs)
+
+    fp16, bf16 = (np.abs(_engine(roberta, name).logits(pairs) - expected).max() for name in ("fp16", "bf16"))
+
+    assert 0 < fp16 < bf16 / 3
+
+
+@pytest.fixture
+def little_memory() -> Iterator[float]:
+    """A share that holds a tiny model, its graphs, and batches of some size."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    yield (torch.cuda.memory_reserved() + 512 * 2**20) / total
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+@gpu
+def test_a_batch_beyond_the_share_of_memory_is_told_and_run_in_parts(roberta: Path, little_memory: float) -> None:
+    engine = TorchEngine(roberta, "fp32", Device("cuda", little_memory))
+    pairs = _pairs(engine, 150_000, words=50)
+
+    with pytest.raises(OutOfMemory):
+        engine.logits(pairs)
+    ran = run(engine, pairs)
+
+    assert ran.out_of_memory
+    assert all(isinstance(result, Scored) for result in ran.results)
+    assert torch.cuda.memory_reserved() <= little_memory * torch.cuda.get_device_properties(0).total_memory
+
+
+@gpu
+def test_without_memory_for_graphs_batches_are_computed(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", full)
+    engine, reference = _engine(roberta), _engine(roberta, kind="cpu")
+    pairs = _pairs(reference, 20)
+
+    assert _forward(engine)._graphs == {}
+    np.testing.assert_allclose(engine.logits(pairs), reference.logits(pairs), rtol=0, atol=2e-5)
