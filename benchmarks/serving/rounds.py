@@ -58,10 +58,10 @@ class Bench:
                 self.results.add(entry.key, START, system.server.first_answer_s)
             _warm_up(system)
             time.sleep(SETTLE_S)
-            if not (entry.peer or entry.cached):
-                self._probe(entry.key, system)
             for cell in mine:
                 self._cell(entry, cell)
+            if not (entry.peer or entry.cached):  # after the cells: a server is idle once its start is over
+                self._probe(entry.key, system)
         finally:
             system.stop()
 

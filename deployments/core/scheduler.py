@@ -25,7 +25,7 @@ from .speed import Speed
 P = TypeVar("P")
 
 REGROWTH = 1.02  # of the budget after each batch that did fit into memory
-WINDOW = 8  # batches: among that much work, in the order of turns, a batch finds companions of its length
+WINDOW = 8  # batches of every stream: among that much, in the order of turns, a batch finds companions of its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +279,7 @@ class Scheduler(Generic[P]):
             self._tenants.leave(job.tenant)
 
     def _window(self) -> Iterator[tuple[Job[P], Cell[P]]]:
-        """The first of what waits, in the order of turns, up to `WINDOW` batches; a turn is a batch at most."""
+        """The first of what waits, in the order of turns, as much as `WINDOW` says; a turn is a batch at most."""
         quantum = self.max_batch_tokens
         seen: set[Cell[P]] = set()
         pairs: dict[Job[P], Iterator[Cell[P]]] = {}
@@ -300,7 +300,7 @@ class Scheduler(Generic[P]):
         for cells, cost in self._tenants.order(lambda tenant: next(orders[tenant], None)):
             yield from cells
             total += cost
-            if total >= WINDOW * quantum:
+            if total >= WINDOW * quantum * self._streams:
                 return
 
     def _before(self, tenant: str, cost: int, served: float = 0.0) -> float:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 RUNS = 16  # that count
-MIN_SLOPES = 8  # pairs of runs of different size; with fewer a line is a guess
+APART = 2  # times as large: between runs of like size, noise is steeper than the line
+MIN_SLOPES = 8  # pairs of runs so far apart; with fewer a line is a guess
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Speed:
     @cached_property
     def run_tokens(self) -> float:
         """What a run costs beside its tokens, in tokens; 0 while that is not known."""
-        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(self.runs, 2) if a[0] != b[0]]
+        apart = [(a, b) for a, b in itertools.combinations(sorted(self.runs), 2) if b[0] >= APART * a[0] > 0]
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in apart]
         if len(slopes) < MIN_SLOPES or (slope := statistics.median(slopes)) <= 0:
             return 0.0
         intercept = statistics.median(seconds - slope * tokens for tokens, seconds in self.runs)

@@ -54,6 +54,7 @@ def prepare(device: Device, streams: int = 1) -> torch.device:
             "the Classifier has a share of a GPU (num_gpus), but torch finds no CUDA on this machine; set num_gpus: 0, "
             "or install a CUDA build of torch (TORCH_PIP_ARGS) and the NVIDIA driver"
         )
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 8 ms for each new shape, and nearly every batch has one
     if device.gpu_fraction < 1:
         torch.cuda.set_per_process_memory_fraction(device.gpu_fraction)
     return torch.device("cuda")

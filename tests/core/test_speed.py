@@ -20,12 +20,15 @@ def test_nothing_is_known_before_the_first_run() -> None:
 
 
 @given(
-    st.lists(st.integers(10, 4_096), min_size=MIN_SLOPES, max_size=40, unique=True),
+    st.lists(st.integers(10, 100), min_size=MIN_SLOPES // 2, max_size=RUNS // 2),
+    st.lists(st.integers(200, 4_096), min_size=MIN_SLOPES // 2, max_size=RUNS // 2),
     st.floats(0.001, 0.1),
     st.floats(1e-5, 1e-2),
 )
-def test_the_price_of_a_run_is_found_in_tokens(sizes: list[int], per_run: float, per_token: float) -> None:
-    speed = _after([(tokens, per_run + per_token * tokens) for tokens in sizes])
+def test_the_price_of_a_run_is_found_in_tokens(
+    small: list[int], large: list[int], per_run: float, per_token: float
+) -> None:
+    speed = _after([(tokens, per_run + per_token * tokens) for tokens in (*small, *large)])
 
     assert speed.run_tokens == pytest.approx(per_run / per_token, rel=1e-3, abs=0.1)
 
@@ -43,6 +46,13 @@ def test_equal_sizes_tell_the_rate_but_not_the_price_of_a_run() -> None:
     speed = _after([(1_000, 0.5)] * 10)
 
     assert speed.tokens_per_s == pytest.approx(2_000)
+    assert speed.run_tokens == 0
+
+
+@given(st.lists(st.tuples(st.integers(480, 512), st.floats(0.9, 1.3)), min_size=1, max_size=40))
+def test_sizes_that_are_nearly_equal_do_not_tell_it_either(runs: list[tuple[int, float]]) -> None:
+    speed = _after([(tokens, 0.001 * tokens * noise) for tokens, noise in runs])
+
     assert speed.run_tokens == 0
 
 

@@ -124,6 +124,18 @@ def test_a_share_of_a_gpu_is_a_share_of_its_memory(
     assert set_to == limits
 
 
+def test_attention_that_plans_for_each_new_shape_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        prepare(Device("cuda", 1.0))
+
+        assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()  # type: ignore[no-untyped-call]
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def test_what_a_run_that_ended_the_memory_held_is_gone_before_the_next_run(
     roberta: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
