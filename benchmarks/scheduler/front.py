@@ -28,7 +28,7 @@ from clients.commands.profile import HAPROXY_PORTS, environment
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 CONNECTIONS = 64
-ROUND_S = 10
+ROUND_S = 6
 ROUNDS = 3
 READY_LIMIT_S = 90
 NEVER = {"limit": 1_000_000, "burst": 1_000_000}

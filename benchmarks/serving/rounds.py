@@ -16,6 +16,7 @@ from .probes import START, probe
 from .report import Results
 from .system import System
 from .systems.ours import Ours
+from .systems.ray_serve import RayServe
 
 SETTLE_S = 5.0  # Ray goes on starting processes after the first answer
 
@@ -57,7 +58,8 @@ class Bench:
             if isinstance(system, Ours):
                 self.results.add(entry.key, START, system.server.first_answer_s)
             _warm_up(system)
-            time.sleep(SETTLE_S)
+            if isinstance(system, Ours | RayServe):
+                time.sleep(SETTLE_S)
             for cell in mine:
                 self._cell(entry, cell)
             if not (entry.peer or entry.cached):  # after the cells: a server is idle once its start is over
