@@ -54,7 +54,7 @@ def main() -> None:
         for number in range(options.rounds):
             bench.round(entries, number, lambda: _save(bench.results, options.json))
     _print(bench.results, every)
-    if options.plot and every[0] in chosen:
+    if options.plot and options.device == "cpu" and every[0] in chosen:
         from .plot import plot
 
         plot(bench.results, every[0].name, PLOT)
@@ -93,7 +93,7 @@ def _print(results: Results, every: Sequence[Cell]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=list(LOOK), default="cpu", help="cuda: wants a larger --scale, as 8")
+    parser.add_argument("--device", choices=list(LOOK), default="cpu", help="cuda: wants a larger --scale, as 4")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cell", action="append", help="part of a name; several may be given")
     parser.add_argument("--system", action="append", help="part of a name in the head of the table")

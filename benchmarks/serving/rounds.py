@@ -15,10 +15,11 @@ from .load import measure, run
 from .probes import START, probe
 from .report import Results
 from .system import System
+from .systems.bare import Bare
 from .systems.ours import Ours
-from .systems.ray_serve import RayServe
+from .systems.thread_pool import ThreadPool
 
-SETTLE_S = 5.0  # Ray goes on starting processes after the first answer
+SETTLE_S = 5.0  # Ray goes on starting processes after the first answer, and uvicorn its other workers
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Bench:
             if isinstance(system, Ours):
                 self.results.add(entry.key, START, system.server.first_answer_s)
             _warm_up(system)
-            if isinstance(system, Ours | RayServe):
+            if not isinstance(system, Bare | ThreadPool):  # which start no other processes
                 time.sleep(SETTLE_S)
             for cell in mine:
                 self._cell(entry, cell)

@@ -63,7 +63,8 @@ class Measured:
     """Pairs a second in each of `SHAPES`."""
 
     memory: int
-    """Bytes by which the process grew, from before the engine was loaded to after its last run; on a GPU, its there."""
+    """Bytes by which the process grew, from before the engine was loaded to after its last run; on a GPU, what torch
+    took of it at most."""
 
     logits: list[FloatArray]
     """Of each evaluation sample, as `gate.evaluate` gives them."""

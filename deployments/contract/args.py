@@ -65,7 +65,7 @@ class ModelArgs(Args):
     """Of the NLI model. auto: torch; with `device: cpu` openvino, else onnx, where it is able to; int8: openvino."""
 
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """Of the NLI engine: bf16, fp16 (GPU only) and int8 are faster and move scores, `nli-serve tune` says how far."""
+    """Of the NLI engine: bf16, fp16 (GPU only) and int8 are faster and move scores (`nli-serve tune`); embedded is fp32."""
 
     threads: PositiveInt | None = None
     """CPU threads of one replica's engine; null: every core of the machine."""
@@ -97,6 +97,7 @@ class ModelArgs(Args):
 
     @model_validator(mode="after")
     def _check_engine(self) -> ModelArgs:
+        precisions = [one for one in PRECISIONS.get(self.engine, ()) if (one, self.device) != ("fp16", "cpu")]
         able = [engine for engine, precisions in PRECISIONS.items() if self.precision in precisions]
         on_cpu_only = self.engine in ("onnx", "openvino") or "torch" not in able
         if self.engine != "auto" and self.name == EMBEDDED:
@@ -104,7 +105,7 @@ class ModelArgs(Args):
         if self.engine not in ("auto", *able):
             raise ValueError(
                 f"model.engine {self.engine!r} does not compute in {self.precision}; set model.engine to "
-                f"{' or '.join(able)}, or model.precision to {' or '.join(PRECISIONS[self.engine])}"
+                f"{' or '.join(able)}, or model.precision to {' or '.join(precisions)}"
             )
         if self.device == "cuda" and on_cpu_only:
             raise ValueError(
@@ -113,7 +114,8 @@ class ModelArgs(Args):
             )
         if self.device == "cpu" and self.precision == "fp16":
             raise ValueError(
-                "model.precision fp16 is computed on a GPU only, but model.device is cpu; set fp32 or bf16"
+                "model.precision fp16 is computed on a GPU only, but model.device is cpu; set model.precision: fp32 or "
+                "bf16, or model.device: auto and num_gpus of the Classifier"
             )
         return self
 

@@ -15,7 +15,7 @@ from functools import cached_property
 
 RUNS = 16  # that count
 APART = 2  # times as large: between runs of like size, noise is steeper than the line
-MIN_SLOPES = 8  # pairs of runs so far apart; with fewer a line is a guess
+MIN_RUNS = 3  # small and large ones, each: a line through one run would follow its pause
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,20 @@ class Speed:
     @cached_property
     def run_tokens(self) -> float:
         """What a run costs beside its tokens, in tokens; 0 while that is not known."""
-        apart = [(a, b) for a, b in itertools.combinations(sorted(self.runs), 2) if b[0] >= APART * a[0] > 0]
-        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in apart]
-        if len(slopes) < MIN_SLOPES or (slope := statistics.median(slopes)) <= 0:
+        ordered = sorted(self.runs)
+        apart = [
+            (i, j) for i, j in itertools.combinations(range(len(ordered)), 2) if _are_apart(ordered[i], ordered[j])
+        ]
+        small, large = ({pair[end] for pair in apart} for end in (0, 1))
+        if min(len(small), len(large)) < MIN_RUNS:
+            return 0.0
+        slopes = [(ordered[j][1] - ordered[i][1]) / (ordered[j][0] - ordered[i][0]) for i, j in apart]
+        slope = statistics.median(slopes)
+        if slope <= 0:
             return 0.0
         intercept = statistics.median(seconds - slope * tokens for tokens, seconds in self.runs)
         return max(0.0, intercept / slope)
+
+
+def _are_apart(small: tuple[int, float], large: tuple[int, float]) -> bool:
+    return large[0] >= APART * small[0] > 0

@@ -2,21 +2,26 @@
 
 Launching a small encoder's kernels from Python takes 3 ms, however little there is to compute; a replay of the same
 takes 0.4 ms, and holds Python's lock for none of it (docs/bench.md). A graph has one shape, so a batch is padded to
-the next one there is. What is too large for any is computed as usual.
+the next one there is. How large the largest graph is depends on the GPU and the precision: it is timed when it is
+made. What is too large for any is computed as usual.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from .inputs import IdArray
 
-MAX_TOKENS = 8_192  # padded, of a batch that is replayed; there a replay is still 1.4 times as fast
+MAX_TOKENS = 8_192  # padded, of a batch that is replayed; on an H200 a replay in fp16 gains 1.4 there, and less beyond
+GAIN = 1.3  # times as fast as launching the smallest batch; a graph that takes longer is not worth its padding
 SMALLEST = (8, 16)  # pairs, tokens; the next shape is twice as large in one of them
+RUNS = 3  # that are timed
 ALIGNED = 8  # tokens: kernels of attention are fast for widths that this divides
 
 Shape = tuple[int, int]
@@ -44,10 +49,12 @@ class Forward:
         self._model, self._max_tokens = model, max_tokens
         self._graphs: dict[Shape, _Graph] = {}
         try:
-            self._capture(names)
+            with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails would leave another one set
+                self._capture(names)
         except Exception as error:  # torch's own, of as many kinds as there are things that a graph cannot hold
-            _log.warning("the model runs without CUDA graphs, so small batches take longer: %s", error)
-            self._graphs.clear()
+            cause = str(error.__context__ or error)
+            _log.warning("no more than %d CUDA graphs, so other batches take longer: %s", len(self._graphs), cause)
+            torch.cuda.empty_cache()
 
     def shape(self, n_pairs: int, longest: int) -> Shape:
         """What a batch is to be padded to."""
@@ -62,7 +69,7 @@ class Forward:
         pinned = {name: torch.from_numpy(array).pin_memory() for name, array in rows.items()}
         graph = self._graphs.get(rows["input_ids"].shape)
         if graph is None:
-            there = {name: array.to("cuda", non_blocking=True) for name, array in pinned.items()}
+            there = {name: array.to(self._model.device, non_blocking=True) for name, array in pinned.items()}
             logits: torch.Tensor = self._model(**there).logits
             return logits
         for name, array in pinned.items():
@@ -72,20 +79,35 @@ class Forward:
 
     @torch.inference_mode()
     def _capture(self, names: Sequence[str]) -> None:
-        """The largest first, so that the others find room in its memory, which all share."""
-        pool = torch.cuda.graph_pool_handle()
-        for shape in sorted(shapes(self._max_tokens), key=lambda shape: -shape[0] * shape[1]):
-            inputs = {name: torch.zeros(shape, dtype=torch.int64, device="cuda") for name in names}
+        """The smallest first, until one is too slow, or the memory, which all share, is too small."""
+        pool, longest_s = torch.cuda.graph_pool_handle(), 0.0
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # one for all: each has buffers of its own
+        for shape in sorted(shapes(self._max_tokens), key=lambda shape: shape[0] * shape[1]):
+            inputs = {name: torch.zeros(shape, dtype=torch.int64, device=self._model.device) for name in names}
             inputs["attention_mask"][:, :-1] = 1  # a mask without a zero may be left out
-            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
-                self._model(**inputs)  # what libraries set up at the first run must not be captured
+            with torch.cuda.stream(beside):  # what libraries set up at the first run must not be captured
+                self._model(**inputs)
+                longest_s = longest_s or _seconds(lambda: self._model(**inputs)) / GAIN  # noqa: B023
             torch.cuda.current_stream().wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, stream=beside):
                 logits = self._model(**inputs).logits
+            if _seconds(graph.replay) > longest_s:
+                return
             self._graphs[shape] = _Graph(graph, inputs, logits)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """The median of some runs, from an idle GPU to an idle GPU."""
+    found = []
+    for _ in range(RUNS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
 
 
 def next_shape(n_pairs: int, longest: int, max_tokens: int) -> Shape:

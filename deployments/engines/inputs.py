@@ -45,7 +45,7 @@ class Inputs:
         return self.tokens.pairs(texts, hypotheses)
 
     def rows(self, pairs: Sequence[Pair], shape: tuple[int, int] | None = None) -> dict[str, IdArray]:
-        """The model's inputs by name, each (n_pairs, longest pair).
+        """The model's inputs by name, each (n_pairs, longest pair) or of `shape`.
 
         Args:
             shape: a larger one; what is beyond the pairs are rows of one token, since attention to none is no number.

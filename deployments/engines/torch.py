@@ -61,7 +61,7 @@ def prepare(device: Device, streams: int = 1) -> torch.device:
 
 
 class TorchEngine:
-    """Pads a batch to its longest pair and runs it once."""
+    """Runs a batch once, padded to its longest pair, or on a GPU to what `cuda.py` says."""
 
     def __init__(self, folder: Path, precision: Precision, device: Device) -> None:
         self.streams = streams(device.threads) if device.kind == "cpu" else 1

@@ -373,6 +373,13 @@ def test_a_turn_of_a_list_is_a_batch_at_most() -> None:
     assert len(window) == 8 * 10 + 1
 
 
+def test_two_streams_look_twice_as_far_for_companions() -> None:
+    queue = _queue(streams=2)
+    _add(queue, range(1_000), n_tokens=10)
+
+    assert len(list(queue._window())) == 2 * 8 * 10
+
+
 def test_waiting_and_running_are_timed_from_the_first_batch_with_a_pair_of_the_job() -> None:
     queue = _queue()
     job = queue.add("a", [[_todo(pair, 10) for pair in range(20)]], deadline=1e9, now=3)

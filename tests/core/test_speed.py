@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.speed import MIN_SLOPES, RUNS, Speed
+from deployments.core.speed import MIN_RUNS, RUNS, Speed
 
 
 def _after(runs: list[tuple[int, float]]) -> Speed:
@@ -20,15 +22,18 @@ def test_nothing_is_known_before_the_first_run() -> None:
 
 
 @given(
-    st.lists(st.integers(10, 100), min_size=MIN_SLOPES // 2, max_size=RUNS // 2),
-    st.lists(st.integers(200, 4_096), min_size=MIN_SLOPES // 2, max_size=RUNS // 2),
+    st.lists(st.integers(10, 100), min_size=MIN_RUNS, max_size=RUNS // 2),
+    st.lists(st.integers(200, 4_096), min_size=MIN_RUNS, max_size=RUNS // 2),
     st.floats(0.001, 0.1),
     st.floats(1e-5, 1e-2),
+    st.randoms(use_true_random=False),
 )
 def test_the_price_of_a_run_is_found_in_tokens(
-    small: list[int], large: list[int], per_run: float, per_token: float
+    small: list[int], large: list[int], per_run: float, per_token: float, order: random.Random
 ) -> None:
-    speed = _after([(tokens, per_run + per_token * tokens) for tokens in (*small, *large)])
+    sizes = [*small, *large]
+    order.shuffle(sizes)
+    speed = _after([(tokens, per_run + per_token * tokens) for tokens in sizes])
 
     assert speed.run_tokens == pytest.approx(per_run / per_token, rel=1e-3, abs=0.1)
 
@@ -54,6 +59,14 @@ def test_sizes_that_are_nearly_equal_do_not_tell_it_either(runs: list[tuple[int,
     speed = _after([(tokens, 0.001 * tokens * noise) for tokens, noise in runs])
 
     assert speed.run_tokens == 0
+
+
+@given(st.integers(1, MIN_RUNS - 1), st.floats(1, 50), st.randoms(use_true_random=False))
+def test_nor_do_one_or_two_runs_of_another_size(n: int, pause: float, order: random.Random) -> None:
+    runs = [(500, 0.5)] * 12 + [(20, 0.04 * pause)] * n
+    order.shuffle(runs)
+
+    assert _after(runs).run_tokens == 0
 
 
 @pytest.mark.parametrize("pause", [(8, 4.0), (1_000, 60.0)])

@@ -575,6 +575,27 @@ def test_an_engine_that_does_not_compute_in_a_precision_is_refused(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("changes", [[(GPUS, 0.25)], [(GPUS, 0.25), ((*MODEL, "device"), "cuda")]])
+def test_fp16_on_a_share_of_a_gpu_is_let_in(tmp_path: Path, changes: list[tuple[KeyPath, object]]) -> None:
+    assert _check(tmp_path, _changed(*changes, ((*MODEL, "precision"), "fp16"))) == []
+
+
+def test_the_embedded_model_has_a_precision_of_its_own(tmp_path: Path) -> None:
+    named: list[tuple[KeyPath, object]] = [
+        ((*MODEL, "name"), "embedded"),
+        ((*MODEL, "revision"), None),
+        ((*MODEL, "precision"), "fp16"),
+    ]
+
+    assert _check(tmp_path, _changed(*named)) == []
+
+
+def test_fp16_on_the_cpu_is_told_once(tmp_path: Path) -> None:
+    (found,) = _check(tmp_path, _changed(((*MODEL, "device"), "cpu"), ((*MODEL, "precision"), "fp16")))
+
+    assert "set model.precision: fp32 or bf16, or model.device: auto and num_gpus of the Classifier" in found
+
+
 def test_a_gpu_for_a_model_on_the_cpu_is_refused(tmp_path: Path) -> None:
     (found,) = _check(tmp_path, _changed((GPUS, 0.25), ((*MODEL, "device"), "cpu")))
 

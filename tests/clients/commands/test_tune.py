@@ -46,12 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines load at once, and answer alike, but ONNX Runtime's the contrary, and OpenVINO's in int8 not at all."""
 
-    def quick(served: ServedModel, *_: object) -> Engine:
+    def quick(served: ServedModel, args: ModelArgs, gpu_fraction: float, *_: object) -> Engine:
+        assert gpu_fraction == (1.0 if args.device == "cuda" else 0.0)
         if served.engine == "openvino-int8":
             raise StartRefused("no scales today")
         return Contrary(FakeEngine()) if served.engine == "onnx-fp32" else FakeEngine()
 
     monkeypatch.setattr(measuring, "load", quick)
+    monkeypatch.setattr(tuning, "sees_gpu", lambda: False)
     monkeypatch.setattr("deployments.engines.choice._lacking", lambda *_: None)
     monkeypatch.setattr(measuring, "needs_graph", lambda _: False)
 
@@ -115,7 +117,8 @@ def test_on_a_machine_with_a_gpu_torch_is_measured_there_too(folder: Path, monke
 
     assert "is torch-fp16, GPU, 10.0 times torch-fp32" in said
     assert "  device: cuda\n  engine: torch\n  precision: fp16\n" in said
-    assert "num_gpus" in said
+    assert "  user_config: {max_batch_tokens: 16384}\n  ray_actor_options: {num_gpus: 0.25}\n" in said
+    assert all(line.split()[-2] == "1024" for line in said.splitlines() if ", GPU" in line[:16])
     measured = [line.split(" ", 1)[0] for line in said.splitlines() if ", GPU" in line[:16]]
     assert measured == ["torch-fp32,", "torch-bf16,", "torch-fp16,"]
 
