@@ -65,7 +65,7 @@ class ModelArgs(Args):
     """Of the NLI model. auto: torch; with `device: cpu` openvino, else onnx, where it is able to; int8: openvino."""
 
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """Of the NLI engine: bf16, fp16 (GPU only) and int8 are faster and move scores (`nli-serve tune`); embedded is fp32."""
+    """Of the NLI engine: bf16, fp16 (GPU only), int8 are faster and move scores (`nli-serve tune`). Embedded: fp32."""
 
     threads: PositiveInt | None = None
     """CPU threads of one replica's engine; null: every core of the machine."""
