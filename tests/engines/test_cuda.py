@@ -189,6 +189,31 @@ def test_what_fits_into_memory_is_kept_and_the_log_says_where_it_ended(caplog: p
     assert "out of memory" in caplog.text
 
 
+class Wrapped(Sums):
+    """A real model, on the CPU."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+
+    def compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = self._model(**inputs).logits
+        return logits
+
+
+@pytest.mark.usefixtures("no_gpu_needed")
+@pytest.mark.parametrize("model", ["roberta", "bert"])
+def test_what_a_batch_is_padded_with_is_in_no_answer(model: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(model)
+    engine, reference = _engine(folder, kind="cpu"), _engine(folder, kind="cpu")
+    Recorded.model = Wrapped(engine.model)
+    engine._cuda = Forward(Recorded.model, engine._inputs.names, 64)
+    pairs = _pairs(reference, 300, words=30)
+
+    for batch in (pairs[:5], pairs[20:21], pairs[30:100], pairs):
+        np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), rtol=0, atol=1e-5)
+
+
 def _engine(folder: Path, precision: Any = "fp32", kind: Any = "cuda") -> TorchEngine:
     return TorchEngine(folder, precision, Device(kind, 1.0))
 

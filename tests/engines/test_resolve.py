@@ -372,6 +372,17 @@ def test_device_and_share_of_a_gpu_must_agree(
         load(resolve(args), args, gpu_fraction)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_of_torch_gets_as_far_as_the_gpu(
+    roberta: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    args = ModelArgs.model_validate({"name": str(roberta), "precision": precision})
+
+    with pytest.raises(StartRefused, match=r"torch finds no CUDA"):
+        load(resolve(args), args, 0.5)
+
+
 def test_fp16_without_a_share_of_a_gpu_is_refused(roberta: Path) -> None:
     args = ModelArgs.model_validate({"name": str(roberta), "precision": "fp16"})
 
