@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from deployments.core.cache import Scored
+from deployments.engines import cuda
 from deployments.engines.cuda import MAX_TOKENS, Forward, next_shape, shapes
 from deployments.engines.protocol import OutOfMemory, Pair
 from deployments.engines.run import run
@@ -87,7 +87,7 @@ class Recorded:
 
     def replay(self) -> None:
         self.replays += 1
-        time.sleep(self.model.replay_s(self.inputs["input_ids"].numel()))
+        self.model.now += self.model.replay_s(self.inputs["input_ids"].numel())
         self.logits.copy_(self.model.compute(self.inputs))
 
 
@@ -111,6 +111,7 @@ class Sums:
     def __init__(self, memory: int = 1 << 30, slow_from: int = 1 << 30) -> None:
         self.memory, self.slow_from = memory, slow_from
         self.n_calls = 0
+        self.now = 0.0  # of a clock that only this model moves
 
     def replay_s(self, tokens: int) -> float:
         return 0.02 if tokens >= self.slow_from else 0.0
@@ -122,7 +123,7 @@ class Sums:
         if inputs["input_ids"].numel() > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.n_calls += 1
-        time.sleep(0.01)
+        self.now += 0.01
         self.inputs, self.logits = inputs, self.compute(inputs)
         return SimpleNamespace(logits=self.logits)
 
@@ -138,6 +139,7 @@ def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", Recording)
+    monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: Recorded.model.now))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
 
 
