@@ -30,11 +30,11 @@ _SIZE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "initializer_range": 0.3,  # logits spread over 1 or 2, and fp32 rounds them by less than 5e-6
+    "initializer_range": 0.5,  # so that logits spread
 }
 
 
-def save_roberta(folder: Path, id2label: Mapping[int, str] = C_E_N, seed: int = 0) -> Path:
+def save_roberta(folder: Path, id2label: Mapping[int, str] = C_E_N, seed: int = 0, **more: Any) -> Path:
     """A RoBERTa with byte-level BPE: two separators, no token types, positions from 2."""
     tokenizer = roberta_tokenizer()
     config = RobertaConfig(
@@ -43,16 +43,20 @@ def save_roberta(folder: Path, id2label: Mapping[int, str] = C_E_N, seed: int = 
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
         **_labels(id2label),
-        **_SIZE,
+        **_SIZE | more,
     )
     return _save(folder, RobertaForSequenceClassification, config, tokenizer, seed)
 
 
-def save_bert(folder: Path, id2label: Mapping[int, str] = C_E_N, seed: int = 0) -> Path:
+def save_bert(folder: Path, id2label: Mapping[int, str] = C_E_N, seed: int = 0, **more: Any) -> Path:
     """A BERT with WordPiece: one separator, token types."""
     tokenizer = bert_tokenizer()
     config = BertConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=MAX_TOKENS, pad_token_id=0, **_labels(id2label), **_SIZE
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=0,
+        **_labels(id2label),
+        **_SIZE | more,
     )
     return _save(folder, BertForSequenceClassification, config, tokenizer, seed)
 
@@ -187,6 +191,9 @@ def _save(folder: Path, model_class: Any, config: Any, tokenizer: PreTrainedToke
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(config)
+        for layer in model.classifier.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.data *= 0.5  # scores between 0.001 and 0.999 rather than 0 and 1
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

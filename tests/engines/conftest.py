@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -17,17 +17,19 @@ from deployments.engines.resolve import embedded_folder, load, resolve
 from deployments.engines.torch import Device
 from tests.tiny import save_bert, save_roberta
 
-SEED = 2  # in 600 batches neither model moved a logit by more than 4.5e-6 in fp32
+# Weights that round little: with wider ones, 0.5, fp32 moved a logit by up to 1.4e-5 in 600 batches, with these by at
+# most 5e-6 in 2,000, though a scale over the batch moves logits as far.
+MILD: dict[str, Any] = {"seed": 2, "initializer_range": 0.4}
 
 
 @pytest.fixture(scope="session")
 def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_roberta(tmp_path_factory.mktemp("roberta"), seed=SEED)
+    return save_roberta(tmp_path_factory.mktemp("roberta"), **MILD)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_bert(tmp_path_factory.mktemp("bert"), seed=SEED)
+    return save_bert(tmp_path_factory.mktemp("bert"), **MILD)
 
 
 @pytest.fixture(scope="session")

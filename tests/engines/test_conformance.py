@@ -28,12 +28,7 @@ from deployments.engines.torch import Device, TorchEngine
 
 from .conftest import LoadEngine
 
-ROUNDING = {
-    "fp32": 1e-5,
-    "bf16": 0.1,
-    "fp16": 0.02,
-    "int8": 0.05,
-}  # of a logit; they spread over 1 to 2
+ROUNDING = {"fp32": 1e-5, "bf16": 0.1, "fp16": 0.02, "int8": 0.05}  # of a logit; they spread by 0.6 or more
 CROSS_ENGINES = ["torch-fp32", "torch-bf16", "onnx-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8"]
 WORDS = ["card", "refund", "screen", "phone", "cracked", "holiday", "is", "42", "Größe", "数学", "🙂"]
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=20).map(" ".join)
@@ -176,7 +171,7 @@ def test_a_scale_over_the_batch_would_be_found(model: str, request: pytest.Fixtu
     moved = [_moved_by(outlier, engine) for outlier in OUTLIERS]
 
     assert min(moved) > ROUNDING["int8"]
-    assert max(moved) > ROUNDING["bf16"]
+    assert max(moved) > 2 * ROUNDING["bf16"]
 
 
 def _quantise_by_the_largest_of_the_batch(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

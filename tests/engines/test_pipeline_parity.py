@@ -107,7 +107,7 @@ async def test_scores_equal_the_pipelines_whoever_shares_the_batch(folder: Path)
             assert next(iter(got)) == next(iter(expected)), case
         spreads.append(max(expected.values()) - min(expected.values()))
 
-    assert statistics.median(spreads) > 0.03, "a model whose scores are all alike proves nothing"
+    assert statistics.median(spreads) > 0.05, "a model whose scores are all alike proves nothing"
 
 
 async def test_what_a_caller_gets_never_depends_on_who_shares_the_batch(folder: Path) -> None:
