@@ -98,7 +98,7 @@ def measure(job: Job) -> Iterator[str | Measured]:
         rates.append(_rate(engine, _pairs(engine, shape), job.seconds))
     yield "real texts"
     logits = list(evaluate(engine))
-    yield Measured(tuple(rates), _on_gpu() if job.on_gpu else _resident() - before, logits)
+    yield Measured(tuple(rates), _reserved() if job.on_gpu else _resident() - before, logits)
 
 
 def _rate(engine: Engine, pairs: list[Pair], seconds: float) -> float:
@@ -122,7 +122,7 @@ def _pairs(engine: Engine, shape: Shape) -> list[Pair]:
     return [Pair(premise, whole.hypothesis, whole.n_tokens - surplus, True)] * shape.n_pairs
 
 
-def _on_gpu() -> int:
+def _reserved() -> int:
     """Bytes that torch has taken of the GPU, at most."""
     import torch
 

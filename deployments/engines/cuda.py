@@ -1,7 +1,7 @@
 """A model's forward on a GPU: small batches replay a CUDA graph, one launch instead of one for each of its kernels.
 
 Launching a small encoder's kernels from Python takes 3 ms, however little there is to compute; a replay of the same
-takes 0.4 ms, and holds Python's lock for none of it (docs/bench.md). A graph has one shape, so a batch is padded to
+takes 0.4 ms (docs/bench.md). A graph has one shape, so a batch is padded to
 the next one there is. How large the largest graph is depends on the GPU and the precision: it is timed when it is
 made. What is too large for any is computed as usual.
 """
@@ -22,7 +22,7 @@ MAX_TOKENS = 8_192  # padded, of a batch that is replayed; on an H200 a replay i
 GAIN = 1.3  # times as fast as launching the smallest batch; a graph that takes longer is not worth its padding
 SMALLEST = (8, 16)  # pairs, tokens; the next shape is twice as large in one of them
 RUNS = 3  # that are timed
-ALIGNED = 8  # tokens: kernels of attention are fast for widths that this divides
+ALIGNED = 8  # tokens: torch copies the mask of any other width to one that this divides
 
 Shape = tuple[int, int]
 """Pairs, tokens of each."""
@@ -54,7 +54,7 @@ class Forward:
         except Exception as error:  # torch's own, of as many kinds as there are things that a graph cannot hold
             cause = str(error.__context__ or error)
             _log.warning("no more than %d CUDA graphs, so other batches take longer: %s", len(self._graphs), cause)
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # of what the last one took, which was not kept
 
     def shape(self, n_pairs: int, longest: int) -> Shape:
         """What a batch is to be padded to."""

@@ -12,11 +12,12 @@ import yaml
 from benchmarks.serving import rounds
 from benchmarks.serving.cells import Cell, Request, cells
 from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
-from benchmarks.serving.lineup import Entry
+from benchmarks.serving.lineup import Entry, lineup
 from benchmarks.serving.load import run
 from benchmarks.serving.report import Results, goals
 from benchmarks.serving.rounds import Bench
 from benchmarks.serving.systems.ours import Ours
+from benchmarks.serving.systems.pipeline import Setting
 from clients.commands.capacity import Supply
 from clients.commands.check import check
 from deployments.engines.protocol import Engine, FloatArray, Pair
@@ -156,3 +157,23 @@ def test_our_own_configuration_is_one_that_check_passes(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(Ours("torch", "fp32").config(save_roberta(tmp_path / "model"), port=8000)))
 
     assert check(file, lambda _: Supply("any machine")) == []
+
+
+def test_on_a_gpu_ours_are_configurations_that_check_passes_and_share_it_out(tmp_path: Path) -> None:
+    model, file = save_roberta(tmp_path / "model"), tmp_path / "ours.yaml"
+    entries = lineup(Setting(256, threads=1, at_a_time=2, device="cuda", precision="fp16"))
+    shares = []
+    for system in [entry.system for entry in entries if isinstance(entry.system, Ours)]:
+        assert isinstance(system, Ours)
+        file.write_text(yaml.safe_dump(system.config(model, port=8000)))
+        assert check(file, lambda _: Supply("a machine", cpus=16, gpus=1)) == []
+        classifier = system.config(model, port=8000)["applications"][0]["deployments"][1]
+        shares.append((classifier["num_replicas"], classifier["ray_actor_options"]["num_gpus"]))
+        assert classifier["user_config"]["max_batch_tokens"] == 16_384
+
+    assert shares == [(1, 1), (4, 0.25), (1, 1)]
+
+
+def test_everybody_on_a_gpu_computes_there() -> None:
+    for entry in lineup(Setting(256, threads=1, at_a_time=2, device="cuda", precision="fp16")):
+        assert "cuda" in repr(vars(entry.system)), entry.key

@@ -106,7 +106,7 @@ def test_what_to_configure_is_the_fastest_that_is_accurate(folder: Path) -> None
 @pytest.mark.usefixtures("quick")
 def test_on_a_machine_with_a_gpu_torch_is_measured_there_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "sees_gpu", lambda: True)
-    monkeypatch.setattr(measuring, "_on_gpu", lambda: 2**30)
+    monkeypatch.setattr(measuring, "_reserved", lambda: 2**30)
 
     def run(work: Callable[[Job], Iterator[Any]], job: Job) -> Iterator[Any]:
         for step in _here(work, job):
