@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import yaml
 
 from clients.commands import session
 from clients.commands.profile import HAPROXY_PORTS, environment
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -62,7 +62,7 @@ def _measure(graph: str, args: Mapping[str, object], *, fast: bool, same: bool =
 
 @contextmanager
 def _served(graph: str, args: Mapping[str, object], *, fast: bool) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     ours = [{"name": "Ingress", **OPTIONS, "user_config": LIMITS}, {"name": "Classifier", **OPTIONS}]
     deployments = [] if graph == "plain" else ours
     config = {
@@ -82,7 +82,7 @@ def _served(graph: str, args: Mapping[str, object], *, fast: bool) -> Iterator[s
         file = Path(folder, "serve.yaml")
         file.write_text(yaml.safe_dump(config))
         env = environment(fast=fast, inherited=os.environ) | {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
-        env |= {name: str(_free_port()) for name in HAPROXY_PORTS}
+        env |= {name: str(free_port()) for name in HAPROXY_PORTS}
         command = [sys.executable, "-m", "ray.serve.scripts", "run", "--app-dir", str(ROOT), str(file)]
         with Path(folder, "log").open("wb") as log:
             child = session.start(command, env, log)
@@ -124,9 +124,3 @@ def _found(pattern: str, said: str) -> str:
     if match is None:
         raise RuntimeError(f"wrk said {said!r}")
     return match[1]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

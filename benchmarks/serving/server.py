@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -60,9 +59,3 @@ class Server:
                 return
         end = self._log.read_text(errors="replace")[-2_000:]
         raise RuntimeError(f"no answer on {path}; the log ends: {end}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The few words of a Serve status message that say why: its tracebacks run to sixty lines."""
+"""The few words that say why, of a Serve status message or a log: the tracebacks run to sixty lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ MAX_LINES = 6  # of an exception whose message has several, as pydantic's
 # How a traceback ends: `package.module.Name: what it says`, at the margin. Serve nests one in another.
 _RAISED = re.compile(r"^(?:[a-z_]\w*\.)*([A-Z]\w*): (?!Traceback \(most recent call last\))(?=\S)")
 
+# What Ray echoes of an actor's log: it follows upon anything, and says the same again.
+_ECHOED = re.compile(r"^(?:\x1b\[\d+m)?\([^()]*\bpid=\d+[^()]*\)")
+
 
 def cause(message: str) -> str:
     """The innermost exception without its module, or the last line where there is none."""
     lines = [line.rstrip() for line in message.splitlines() if line.strip()]
+    lines = [line for line in lines if not _ECHOED.match(line)] or lines
     raised = [i for i, line in enumerate(lines) if _RAISED.match(line)]
     if not raised:
         return lines[-1] if lines else "Serve gives no reason"

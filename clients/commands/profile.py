@@ -15,6 +15,7 @@ COMMON = {
     "FORWARDED_ALLOW_IPS": "",  # nobody's X-Forwarded-For is believed
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after Serve's 5 s, `serve run` ends where the cores are busy
 }
 FAST = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

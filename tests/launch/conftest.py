@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import httpx2
 import psutil
 import pytest
 import yaml
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 FAST = {
@@ -104,12 +105,6 @@ def wait_until(condition: Callable[[], bool], seconds: float, report: Callable[[
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s; {report()}"
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -27,10 +27,11 @@ import httpx2
 import pytest
 import yaml
 
+from tests.ports import free_port
 from tests.serve.conftest import QUICK, SMALL, UNLIMITED, answers, hang_up, load, raw_request
 from tests.serve.stand_ins import Record
 
-from .conftest import FAST, ROOT, Started, free_port, starter, wait_until
+from .conftest import FAST, ROOT, Started, starter, wait_until
 
 N_CALLERS = 200
 IN_FLIGHT = 210

@@ -22,9 +22,10 @@ import httpx2
 import psutil
 import pytest
 
+from tests.ports import free_port
 from tests.serve.conftest import QUICK, SMALL
 
-from .conftest import Start, Started, _session, free_port, wait_until
+from .conftest import Start, Started, _session, wait_until
 
 WITHOUT_HEAD = 10  # answers at least while there is no head
 

@@ -20,9 +20,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.ports import free_port
 from tests.serve.conftest import SMALL
 
-from .conftest import FAST, Start, Started, free_port, wait_until
+from .conftest import FAST, Start, Started, wait_until
 
 RATE = 30  # requests a second
 REDEPLOYS = 10

@@ -21,6 +21,8 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"num_replicas": 1, "max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.1}}
 QUICK = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 1}
@@ -169,18 +171,13 @@ def answers(sockets: Sequence[socket.socket]) -> list[bytes]:
     return received
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     env = {
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # a constructor that is to fail here fails every time
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         "RAY_AUTH_MODE": "disabled",
         "FORWARDED_ALLOW_IPS": "",  # as `nli-serve up` sets it
         "PYTHONPATH": str(ROOT),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.launch.conftest import ROOT, free_port, starter
+from tests.launch.conftest import ROOT, starter
+from tests.ports import free_port
 from tests.tiny import save_roberta
 
 from .conftest import Cluster

@@ -27,7 +27,8 @@ from ray._private.parameter import RayParams
 
 from deployments.contract.keys import KeyFile, dump, new_key
 from k8s.generate import OVERLAYS, config
-from tests.serve.conftest import ROOT, Cluster, free_port, load, raw_request, wait_until
+from tests.ports import free_port
+from tests.serve.conftest import ROOT, Cluster, load, raw_request, wait_until
 from tests.tiny import save_roberta
 
 ASK = {"text": "My card was charged twice", "labels": ["billing", "repair"]}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from benchmarks.serving.cells import Request
 from benchmarks.serving.expected import Answer
-from benchmarks.serving.server import Server, free_port
+from benchmarks.serving.server import Server
 from benchmarks.serving.systems.pipeline import Setting, cores
+from tests.ports import free_port
 
 
 class FastApi:

@@ -11,8 +11,9 @@ import yaml
 from benchmarks.scheduler.front import NEVER
 from benchmarks.serving.cells import Request
 from benchmarks.serving.expected import BATCH_TOKENS, Answer
-from benchmarks.serving.server import ROOT, Server, free_port
+from benchmarks.serving.server import ROOT, Server
 from clients.commands.profile import HAPROXY_PORTS
+from tests.ports import free_port
 
 LIMITS = {"caller": {"requests": NEVER, "pairs": NEVER, "max_concurrent": 1_024}}
 DEADLINE = {"default_s": 600, "max_s": 600}

@@ -9,8 +9,9 @@ import yaml
 
 from benchmarks.serving.cells import Request
 from benchmarks.serving.expected import Answer
-from benchmarks.serving.server import Server, free_port
+from benchmarks.serving.server import Server
 from benchmarks.serving.systems.pipeline import Setting
+from tests.ports import free_port
 
 
 class RayServe:
@@ -23,9 +24,8 @@ class RayServe:
         port = free_port()
         args = {"model": str(model), "setting": self._setting._asdict()}
         application = {"name": "plain", "import_path": "benchmarks.serving.systems.serve_graph:build", "args": args}
-        http = {"host": "127.0.0.1", "port": port}
         file = scratch / "plain.yaml"
-        file.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
+        file.write_text(yaml.safe_dump({"http_options": {"port": port}, "applications": [application]}))
         self._temporary = tempfile.TemporaryDirectory(prefix="nb", ignore_cleanup_errors=True)
         env = {"RAY_TMPDIR": self._temporary.name, "BENCH_FOLDER": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}
         body = {"texts": ["ready?"], "labels": ["yes", "no"]}

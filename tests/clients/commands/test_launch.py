@@ -20,6 +20,7 @@ from clients.commands.launch import _say_how_to_call
 from clients.commands.readiness import Ready
 from clients.commands.service import Service
 from deployments.contract.args import ModelArgs
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -48,9 +49,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (tmp_path / "deployments").symlink_to(ROOT / "deployments")
     data: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     data["applications"][0]["args"]["model"] = {"name": "embedded"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        data["http_options"]["port"] = probe.getsockname()[1]
+    data["http_options"]["port"] = free_port()
     return data
 
 
