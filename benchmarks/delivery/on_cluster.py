@@ -22,7 +22,7 @@ from deployments.engines.fake import FakeEngine
 from deployments.engines.protocol import Engine
 from deployments.graph import assemble
 
-N_TEXTS = 5_000
+N_TEXTS = 3_000
 ROUNDS = 3
 WINDOW = 64  # of the loop; 32 to 128 are equal, 256 is slower
 LABELS = ["billing", "repair", "holiday"]

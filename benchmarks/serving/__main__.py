@@ -1,6 +1,6 @@
 """Runs every system by turns and prints tables for docs/bench.md; leave the machine alone meanwhile.
 
-A whole run takes 34 minutes, one round some 16. `--system ours --cell base` and the like run a part.
+`--system ours --cell base` and the like run a part.
 """
 
 from __future__ import annotations
@@ -36,30 +36,49 @@ PLOT = Path(__file__).parent.parent.parent / "docs" / "serving.svg"
 def main() -> None:
     """Progress on stderr, tables on stdout."""
     options = _options()
-    every = cells(options.scale)
-    chosen = [cell for cell in every if any(part in cell.name for part in options.cell)]
+    every, untuned = cells(options.scale), Setting(1, cores(), 1, options.device)
+    names = matching(options.cell, [cell.name for cell in every])
+    keys = matching(options.system, [entry.key for entry in lineup(untuned)])
+    chosen = [cell for cell in every if cell.name in names]
     disable_progress_bar()  # type: ignore[no-untyped-call]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nli-serve", "bench")
     model = model_folder(root)
     if options.device == "cpu":
-        choice = {"device": "cpu", "engine": "openvino", "precision": best_precision()}
-        args = ModelArgs.model_validate({"name": str(model), **choice})
-        convert(resolve(args), args)
+        _convert(model)
     expected = _expected(model, chosen)
-    tuned = any(part in key for part in options.system for key in TUNED)
-    setting = _best_setting(model, every[0], options.device) if tuned else Setting(1, cores(), 1, options.device)
-    entries = [entry for entry in lineup(setting) if any(part in entry.key for part in options.system)]
+    tuned = any(key.startswith(TUNED) for key in keys)
+    setting = _best_setting(model, every[0], options.device) if tuned else untuned
+    entries = [entry for entry in lineup(setting) if entry.key in keys]
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(model, Path(scratch), every, chosen, expected)
         for number in range(options.rounds):
             bench.round(entries, number, lambda: _save(bench.results, options.json))
     _print(bench.results, every)
-    if options.plot and options.device == "cpu" and every[0] in chosen:
+    if options.plot and every[0] in chosen:
         from .plot import plot
 
         plot(bench.results, every[0].name, PLOT)
     if bench.problems:
         sys.exit("\n".join(["wrong or failed:", *bench.problems]))
+
+
+def matching(parts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names that hold one of the parts.
+
+    Raises:
+        SystemExit: a part is in no name.
+    """
+    for part in parts:
+        if not any(part in name for name in names):
+            sys.exit("\n  ".join([f"{part!r} is in none of these names:", *names]))
+    return [name for name in names if any(part in name for part in parts)]
+
+
+def _convert(model: Path) -> None:
+    """Before anybody is timed who starts with it."""
+    choice = {"device": "cpu", "engine": "openvino", "precision": best_precision()}
+    args = ModelArgs.model_validate({"name": str(model), **choice})
+    convert(resolve(args), args)
 
 
 def _save(results: Results, file: Path | None) -> None:
@@ -102,6 +121,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all values there")
     parser.add_argument("--plot", action="store_true", help=f"draw {PLOT.name} into docs/")
     options = parser.parse_args()
+    if options.plot and options.device == "cuda":
+        parser.error("the plot is of the CPU; leave out --plot")
     if options.quick:
         options.rounds, options.scale, options.cell = 1, 0.25, options.cell or ["base"]
     options.cell, options.system = options.cell or [""], options.system or [""]

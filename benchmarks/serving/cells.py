@@ -49,6 +49,11 @@ class Cell:
     def n_pairs(self) -> int:
         return sum(request.n_pairs for request in self.requests)
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Text and label, in order, whatever lists they come in."""
+        return [(text, label) for request in self.requests for text in request.texts for label in request.labels]
+
 
 def cells(scale: float = 1.0) -> list[Cell]:
     """The base first.

@@ -10,7 +10,7 @@ from .cells import Cell, Request
 from .system import System
 from .systems.bare import Bare
 
-N_IDLE = 30
+N_IDLE = 20
 WARM_PASSES = 3  # OpenVINO compiles for a shape that is new to a stream; which stream gets what is chance
 IDLE = "one caller, one text, 5 labels, p50 ms"
 WIDE = "one request of 128 labels, ms"

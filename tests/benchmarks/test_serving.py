@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.serving import rounds
+from benchmarks.serving.__main__ import matching
 from benchmarks.serving.cells import Cell, Request, cells
 from benchmarks.serving.expected import BOUNDS, Answer, Expected, WrongAnswer, expect
 from benchmarks.serving.lineup import Entry, lineup
@@ -177,3 +178,11 @@ def test_on_a_gpu_ours_are_configurations_that_check_passes_and_share_it_out(tmp
 def test_everybody_on_a_gpu_computes_there() -> None:
     for entry in lineup(Setting(256, threads=1, at_a_time=2, device="cuda", precision="fp16")):
         assert "cuda" in repr(vars(entry.system)), entry.key
+
+
+def test_a_part_of_a_name_chooses_and_one_that_is_in_none_ends_it_with_all_there_are() -> None:
+    names = ["base: 5 labels, mixed", "1 label", "32 labels"]
+
+    assert matching(["base", "32"], names) == ["base: 5 labels, mixed", "32 labels"]
+    with pytest.raises(SystemExit, match=r"'Base' is in none of these names:\n  base: 5 labels, mixed\n  1 label"):
+        matching(["32", "Base"], names)

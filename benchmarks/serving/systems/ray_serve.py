@@ -21,11 +21,11 @@ class RayServe:
         self.name, self._setting, self.precision = name, setting, setting.precision
 
     def start(self, model: Path, scratch: Path) -> None:
-        port = free_port()
+        port, file = free_port(), scratch / "plain.yaml"
         args = {"model": str(model), "setting": self._setting._asdict()}
         application = {"name": "plain", "import_path": "benchmarks.serving.systems.serve_graph:build", "args": args}
-        file = scratch / "plain.yaml"
-        file.write_text(yaml.safe_dump({"http_options": {"port": port}, "applications": [application]}))
+        config = {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}
+        file.write_text(yaml.safe_dump(config))
         self._temporary = tempfile.TemporaryDirectory(prefix="nb", ignore_cleanup_errors=True)
         env = {"RAY_TMPDIR": self._temporary.name, "BENCH_FOLDER": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}
         body = {"texts": ["ready?"], "labels": ["yes", "no"]}
