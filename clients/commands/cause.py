@@ -10,12 +10,13 @@ MAX_LINES = 6  # of an exception whose message has several, as pydantic's
 _RAISED = re.compile(r"^(?:[a-z_]\w*\.)*([A-Z]\w*): (?!Traceback \(most recent call last\))(?=\S)")
 
 # What Ray echoes of an actor's log: it follows upon anything, and says the same again.
-_ECHOED = re.compile(r"^(?:\x1b\[\d+m)?\([^()]*\bpid=\d+[^()]*\)")
+_ECHOED = re.compile(r"^\((?:raylet|autoscaler|[^()]*\bpid=\d+)\b[^()]*\)")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def cause(message: str) -> str:
     """The innermost exception without its module, or the last line where there is none."""
-    lines = [line.rstrip() for line in message.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in _COLOUR.sub("", message).splitlines() if line.strip()]
     lines = [line for line in lines if not _ECHOED.match(line)] or lines
     raised = [i for i, line in enumerate(lines) if _RAISED.match(line)]
     if not raised:

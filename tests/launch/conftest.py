@@ -135,6 +135,7 @@ def starter(folder: Path) -> Iterator[Start]:
             output = folder / f"output{len(started)}"
             whole = {**os.environ, "RAY_TMPDIR": short, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder)}
             whole |= {"HF_HUB_CACHE": str(folder / "hub")}  # whatever this machine's own cache holds
+            whole |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}  # for `serve run` itself, too
             whole |= {name: str(free_port()) for name in HAPROXY_PORTS} | env
             with output.open("wb") as file:
                 process = subprocess.Popen(

@@ -81,7 +81,7 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("fast")
     port, log = free_port(), folder / "engine.jsonl"
-    options = {"log": str(log), "seconds_per_run": 0.02, "seconds_per_pair": 0.001}
+    options = {"log": str(log), "seconds_per_run": 0.02, "seconds_per_pair": 0.001}  # callers wait for nothing else
     both = {**SMALL, **QUICK, "health_check_period_s": 1}  # who is killed is missed soon
     config = {
         "proxy_location": "HeadOnly",
