@@ -157,7 +157,8 @@ def _contradictions(data: object) -> Iterator[Problem]:
 
 
 def _wrong_device(data: object) -> Iterator[Problem]:
-    device, precision = (mapping(args(data), "model").get(key) for key in ("device", "precision"))
+    model = mapping(args(data), "model")
+    device, precision = model.get("device"), model.get("precision")
     path, classifier = named("Classifier", data)
     gpus = number(options(classifier).get("num_gpus"), default=0)
     if device == "cuda" and gpus == 0:
@@ -165,7 +166,11 @@ def _wrong_device(data: object) -> Iterator[Problem]:
             (*APP, 0, "args", "model", "device"),
             "cuda, but the Classifier has no num_gpus, so Ray hides every GPU from it; set num_gpus, e.g. 0.25",
         )
-    if precision == "fp16" and device not in ("cpu", "cuda") and gpus == 0 and not _is_embedded(data):
+    by_torch = model.get("name") != EMBEDDED and model.get("engine") not in (
+        "onnx",
+        "openvino",
+    )  # one ignores fp16, two refuse it
+    if by_torch and precision == "fp16" and device not in ("cpu", "cuda") and gpus == 0:
         yield Problem(
             (*APP, 0, "args", "model", "precision"),
             "fp16 is computed on a GPU only, but the Classifier has no num_gpus; set num_gpus, e.g. 0.25, or fp32",
@@ -175,11 +180,6 @@ def _wrong_device(data: object) -> Iterator[Problem]:
             (*path, "ray_actor_options", "num_gpus"),
             f"{gpus:g}, but args.model.device is cpu: a GPU held and not used; set num_gpus: 0 or device: auto",
         )
-
-
-def _is_embedded(data: object) -> bool:
-    """It has an engine and a precision of its own."""
-    return mapping(args(data), "model").get("name") == EMBEDDED
 
 
 def _wrong_engine(data: object) -> Iterator[Problem]:

@@ -30,10 +30,10 @@ ON_GPU = [("cuda", "torch", precision) for precision in PRECISIONS["torch"]]
 REFERENCE = ON_CPU[0]  # torch in fp32
 
 GPU_TOO = """
-and for the Classifier, whose share of the GPU must hold those MiB, the driver's own and larger batches:
+and change these of the Classifier; its share of the GPU must hold the MiB above, the driver's own and larger batches:
 
-  user_config: {max_batch_tokens: 16384}
-  ray_actor_options: {num_gpus: 0.25}
+  ray_actor_options.num_gpus: 0.25
+  user_config.max_batch_tokens: 16384
 """
 
 Run = Callable[[Callable[[Job], Iterator[Any]], Job], Iterator[Any]]
@@ -68,7 +68,9 @@ def tune(model: ModelArgs, console: Console, run: Run = apart) -> None:
     reference = measured[0][1].logits
     rows = [Row(job.args, job.name, got, change(reference, got.logits)) for job, got in measured]
     console.print(f"Pairs a second with {threads(model)} threads, in batches of so many pairs x tokens; how far scores")
-    console.print("move from torch-fp32 on built-in texts; and the MiB they take:", _table(rows))
+    console.print(
+        "move from torch-fp32 on built-in texts; and the MiB they take, of the GPU where there is one:", _table(rows)
+    )
     for line in (*failed, *problems):
         console.print(f"Not measured: {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(_advice(rows), highlight=False, markup=False, soft_wrap=True)

@@ -1,9 +1,9 @@
 """A model's forward on a GPU: small batches replay a CUDA graph, one launch instead of one for each of its kernels.
 
 Launching a small encoder's kernels from Python takes 3 ms, however little there is to compute; a replay of the same
-takes 0.4 ms (docs/bench.md). A graph has one shape, so a batch is padded to
-the next one there is. How large the largest graph is depends on the GPU and the precision: it is timed when it is
-made. What is too large for any is computed as usual.
+takes 0.4 ms (docs/bench.md). A graph has one shape, so a batch is padded to the next one there is. How large the
+largest graph is depends on the GPU and the precision: each is timed when it is made. What is too large for any is
+computed as usual.
 """
 
 from __future__ import annotations
@@ -52,9 +52,12 @@ class Forward:
             with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails would leave another one set
                 self._capture(names)
         except Exception as error:  # torch's own, of as many kinds as there are things that a graph cannot hold
-            cause = str(error.__context__ or error)
-            _log.warning("no more than %d CUDA graphs, so other batches take longer: %s", len(self._graphs), cause)
-        torch.cuda.empty_cache()  # of what the last one took, which was not kept
+            self._graphs.clear()  # where memory is too short for all, batches need what some would hold
+            _log.warning("no CUDA graphs, so small batches take longer: %s", str(error.__context__ or error))
+        else:
+            largest = max((n_pairs * n_tokens for n_pairs, n_tokens in self._graphs), default=0)
+            _log.info("%d CUDA graphs, the largest of %d tokens", len(self._graphs), largest)
+        torch.cuda.empty_cache()  # of what was computed to make them
 
     def shape(self, n_pairs: int, longest: int) -> Shape:
         """What a batch is to be padded to."""
@@ -79,7 +82,7 @@ class Forward:
 
     @torch.inference_mode()
     def _capture(self, names: Sequence[str]) -> None:
-        """The smallest first, until one is too slow, or the memory, which all share, is too small."""
+        """The smallest first, until one is too slow."""
         pool, longest_s = torch.cuda.graph_pool_handle(), 0.0
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # one for all: each has buffers of its own
         for shape in sorted(shapes(self._max_tokens), key=lambda shape: shape[0] * shape[1]):

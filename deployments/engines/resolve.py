@@ -24,7 +24,7 @@ from .choice import choose, refuse_unable, this_machine
 from .convert.graph import default_cache, graph, needs_graph
 from .nli_labels import nli_columns
 from .protocol import Engine
-from .refusal import StartRefused
+from .refusal import SHARE, StartRefused
 from .weights import WHOLE, is_model, sha256
 
 NLI_TEMPLATE = "This example is {}."  # the default of transformers' pipeline
@@ -99,18 +99,17 @@ def load(model: ServedModel, args: ModelArgs, gpu_fraction: float, cache: Path |
         StartRefused: weights or device are not here, device and fraction disagree, or loading failed.
     """
     if args.device == "cuda" and gpu_fraction == 0:
-        raise StartRefused("model.device is cuda, but the Classifier has num_gpus: 0; give it a fraction, as 0.25")
+        raise StartRefused(f"model.device is cuda, but {SHARE} is 0; give it a fraction, as 0.25")
     if args.device == "cpu" and gpu_fraction > 0:
-        raise StartRefused(f"model.device is cpu, but the Classifier takes num_gpus: {gpu_fraction:g}; set it to 0")
+        raise StartRefused(f"model.device is cpu, but {SHARE} is {gpu_fraction:g}; set it to 0")
     if needs_graph(model.engine) and gpu_fraction > 0:
         raise StartRefused(
-            f"{model.engine} computes on the CPU, but the Classifier takes num_gpus: {gpu_fraction:g}; set it to 0, or "
-            "model.engine: torch"
+            f"{model.engine} computes on the CPU, but {SHARE} is {gpu_fraction:g}; set it to 0, or model.engine: torch"
         )
     if model.engine == "torch-fp16" and gpu_fraction == 0:
         raise StartRefused(
-            "model.precision fp16 is computed on a GPU only, but the Classifier has num_gpus: 0; give it a "
-            "fraction, as 0.25, or set model.precision: fp32 or bf16"
+            f"model.precision fp16 is computed on a GPU only, but {SHARE} is 0; give it a fraction, as 0.25, or set "
+            "model.precision: fp32 or bf16"
         )
     refuse_unable(model.engine, this_machine())
     folder = locate(model)

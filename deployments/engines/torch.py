@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .cuda import Forward
 from .inputs import Inputs
 from .protocol import FloatArray, OutOfMemory, Pair
-from .refusal import StartRefused
+from .refusal import SHARE, StartRefused
 from .streams import streams
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -51,8 +51,8 @@ def prepare(device: Device, streams: int = 1) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise StartRefused(
-            "the Classifier has a share of a GPU (num_gpus), but torch finds no CUDA on this machine; set num_gpus: 0, "
-            "or install a CUDA build of torch (TORCH_PIP_ARGS) and the NVIDIA driver"
+            f"{SHARE} asks for a part of a GPU, but torch finds no CUDA on this machine; set it to 0, or install a "
+            "CUDA build of torch (TORCH_PIP_ARGS) and the NVIDIA driver"
         )
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 8 ms for each new shape, and nearly every batch has one
     if device.gpu_fraction < 1:

@@ -27,13 +27,14 @@ from transformers import (
 
 from deployments.core.cache import Scored
 from deployments.engines import cuda
-from deployments.engines.cuda import MAX_TOKENS, Forward, next_shape, shapes
+from deployments.engines.cuda import GAIN, MAX_TOKENS, Forward, next_shape, shapes
 from deployments.engines.protocol import OutOfMemory, Pair
 from deployments.engines.run import run
 from deployments.engines.torch import Device, TorchEngine
 from tests.tiny import bert_tokenizer, deberta_tokenizer, save_tiny, xlmr_tokenizer
 
 LENGTHS = [8, 64, 100, 512, 8_194]
+LAUNCH_S = 0.01  # of the stand-in's kernels, one by one
 gpu = pytest.mark.gpu
 
 
@@ -108,13 +109,13 @@ class Sums:
 
     device = torch.device("cpu")
 
-    def __init__(self, memory: int = 1 << 30, slow_from: int = 1 << 30) -> None:
-        self.memory, self.slow_from = memory, slow_from
+    def __init__(self, memory: int = 1 << 30, slow_tokens: int = 0, slow_s: float = 0.0) -> None:
+        self.memory, self.slow_tokens, self.slow_s = memory, slow_tokens, slow_s
         self.n_calls = 0
         self.now = 0.0  # of a clock that only this model moves
 
     def replay_s(self, tokens: int) -> float:
-        return 0.02 if tokens >= self.slow_from else 0.0
+        return self.slow_s if tokens == self.slow_tokens else 0.0
 
     def compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.stack([inputs["input_ids"].sum(1), inputs["attention_mask"].sum(1)], 1).float()
@@ -123,7 +124,7 @@ class Sums:
         if inputs["input_ids"].numel() > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.n_calls += 1
-        self.now += 0.01
+        self.now += LAUNCH_S
         self.inputs, self.logits = inputs, self.compute(inputs)
         return SimpleNamespace(logits=self.logits)
 
@@ -172,22 +173,31 @@ def test_each_batch_is_read_whole_replayed_or_not() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu_needed")
-def test_a_graph_that_takes_longer_than_the_launches_it_saves_is_not_kept() -> None:
-    forward = _sums(Sums(slow_from=1_024))
+def test_a_graph_that_gains_too_little_on_the_launches_it_saves_is_the_end() -> None:
+    forward = _sums(Sums(slow_tokens=1_024, slow_s=1.01 * LAUNCH_S / GAIN))
 
     assert set(forward._graphs) == {shape for shape in shapes(64) if shape[0] * shape[1] < 1_024}
     assert forward.shape(30, 30) == (30, 32)  # and not the graph of 32 x 32
 
 
 @pytest.mark.usefixtures("no_gpu_needed")
-def test_what_fits_into_memory_is_kept_and_the_log_says_where_it_ended(caplog: pytest.LogCaptureFixture) -> None:
+def test_graphs_are_kept_that_gain_enough_and_the_log_counts_them(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ray.serve")
+
+    forward = _sums(Sums(slow_tokens=1_024, slow_s=0.99 * LAUNCH_S / GAIN))
+
+    assert set(forward._graphs) == set(shapes(64))
+    assert f"{len(shapes(64))} CUDA graphs, the largest of {MAX_TOKENS} tokens" in caplog.text
+
+
+@pytest.mark.usefixtures("no_gpu_needed")
+def test_graphs_that_do_not_all_fit_into_memory_leave_it_to_the_batches(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ray.serve")
 
     forward = _sums(Sums(memory=2_048))
 
-    kept = {shape for shape in shapes(64) if shape[0] * shape[1] <= 2_048}
-    assert set(forward._graphs) == kept
-    assert f"no more than {len(kept)} CUDA graphs" in caplog.text
+    assert forward._graphs == {}
+    assert "no CUDA graphs" in caplog.text
     assert "out of memory" in caplog.text
 
 
@@ -336,7 +346,7 @@ def test_a_model_that_no_graph_can_hold_is_computed_and_the_log_says_so(
     pairs = _pairs(reference, 20, words=50)
 
     assert _forward(engine)._graphs == {}
-    assert "no more than 0 CUDA graphs" in caplog.text
+    assert "no CUDA graphs" in caplog.text
     for _ in range(3):
         np.testing.assert_allclose(engine.logits(pairs), reference.logits(pairs), rtol=0, atol=2e-5)
 

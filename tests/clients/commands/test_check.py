@@ -590,10 +590,18 @@ def test_the_embedded_model_has_a_precision_of_its_own(tmp_path: Path) -> None:
     assert _check(tmp_path, _changed(*named)) == []
 
 
-def test_fp16_on_the_cpu_is_told_once(tmp_path: Path) -> None:
-    (found,) = _check(tmp_path, _changed(((*MODEL, "device"), "cpu"), ((*MODEL, "precision"), "fp16")))
+@pytest.mark.parametrize(
+    ("key", "value", "advice"),
+    [
+        ("device", "cpu", "set model.precision: fp32 or bf16, or model.device: auto and num_gpus of the Classifier"),
+        ("engine", "onnx", "set model.engine to torch, or model.precision to fp32"),
+        ("engine", "openvino", "set model.engine to torch, or model.precision to fp32 or bf16 or int8"),
+    ],
+)
+def test_fp16_on_the_cpu_is_told_once(tmp_path: Path, key: str, value: str, advice: str) -> None:
+    (found,) = _check(tmp_path, _changed(((*MODEL, key), value), ((*MODEL, "precision"), "fp16")))
 
-    assert "set model.precision: fp32 or bf16, or model.device: auto and num_gpus of the Classifier" in found
+    assert advice in found
 
 
 def test_a_gpu_for_a_model_on_the_cpu_is_refused(tmp_path: Path) -> None:

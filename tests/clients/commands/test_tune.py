@@ -117,7 +117,7 @@ def test_on_a_machine_with_a_gpu_torch_is_measured_there_too(folder: Path, monke
 
     assert "is torch-fp16, GPU, 10.0 times torch-fp32" in said
     assert "  device: cuda\n  engine: torch\n  precision: fp16\n" in said
-    assert "  user_config: {max_batch_tokens: 16384}\n  ray_actor_options: {num_gpus: 0.25}\n" in said
+    assert "  ray_actor_options.num_gpus: 0.25\n  user_config.max_batch_tokens: 16384\n" in said
     assert all(line.split()[-2] == "1024" for line in said.splitlines() if ", GPU" in line[:16])
     measured = [line.split(" ", 1)[0] for line in said.splitlines() if ", GPU" in line[:16]]
     assert measured == ["torch-fp32,", "torch-bf16,", "torch-fp16,"]
