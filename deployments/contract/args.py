@@ -99,7 +99,9 @@ class ModelArgs(Args):
     def _check_engine(self) -> ModelArgs:
         if self.name == EMBEDDED:
             if self.engine != "auto":
-                raise ValueError(f"model.engine is {self.engine!r}, but {EMBEDDED!r} has one of its own; remove it")
+                raise ValueError(
+                    f"model.engine is {self.engine!r}, but {EMBEDDED!r} has an engine of its own; remove it"
+                )
             return self
         its_own = [one for one in PRECISIONS.get(self.engine, ()) if (one, self.device) != ("fp16", "cpu")]
         able = [engine for engine, precisions in PRECISIONS.items() if self.precision in precisions]
