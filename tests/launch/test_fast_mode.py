@@ -6,6 +6,7 @@ The service runs under the launcher of `nli-serve up`, and the last test here is
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import select
@@ -49,7 +50,8 @@ for line in sys.stdin:
     what, *args = json.loads(line)
     if what == "call":
         n, word, labels = args
-        responses = [handle.classify.remote({"text": f"{word} {i}", "labels": labels}) for i in range(n)]
+        requests = [{"text": f"{word} {i}", "labels": labels} for i in range(n)]
+        responses = [handle.classify.remote(one, deadline_s=60) for one in requests]  # enough for all of them
     elif what == "cancel":
         for response in responses:
             response.cancel()
@@ -156,7 +158,8 @@ def test_batches_grow_with_the_callers(
     sizes = [len(batch) for batch in record.batches]  # a pair is a request here
     sizes = sizes[len(sizes) // 10 : -(len(sizes) // 10)]  # while all callers are at it
     assert least <= statistics.mean(sizes) <= most, sizes
-    assert least <= statistics.median(sizes) <= most, sizes
+    # By twos: who came during one run goes with the next, so that 1 and 7 of 8 callers may take turns.
+    assert least <= statistics.median(map(statistics.mean, itertools.pairwise(sizes))) <= most, sizes
 
 
 @contextmanager
