@@ -25,6 +25,11 @@ class Request:
     labels: tuple[str, ...]
 
     @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Text and label, text by text."""
+        return [(text, label) for text in self.texts for label in self.labels]
+
+    @property
     def n_pairs(self) -> int:
         return len(self.texts) * len(self.labels)
 
@@ -51,8 +56,8 @@ class Cell:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Text and label, in order, whatever lists they come in."""
-        return [(text, label) for request in self.requests for text in request.texts for label in request.labels]
+        """In order, whatever lists they come in."""
+        return [pair for request in self.requests for pair in request.pairs]
 
 
 def cells(scale: float = 1.0) -> list[Cell]:

@@ -92,7 +92,7 @@ def _distance(right: Sequence[float], got: Sequence[float]) -> Bounds:
 
 def expect(engine: Engine, requests: Iterable[Request]) -> Expected:
     """Ask torch in fp32 for every pair, each once."""
-    asked = dict.fromkeys((text, label) for one in requests for text in one.texts for label in one.labels)
+    asked = dict.fromkeys(pair for one in requests for pair in one.pairs)
     table = dict(zip(asked, logits(engine, list(asked)), strict=True))
     return Expected(table)
 

@@ -97,15 +97,11 @@ class ModelArgs(Args):
 
     @model_validator(mode="after")
     def _check_engine(self) -> ModelArgs:
-        if self.name == EMBEDDED:
-            if self.engine != "auto":
-                raise ValueError(
-                    f"model.engine is {self.engine!r}, but {EMBEDDED!r} has an engine of its own; remove it"
-                )
-            return self
         its_own = [one for one in PRECISIONS.get(self.engine, ()) if (one, self.device) != ("fp16", "cpu")]
         able = [engine for engine, precisions in PRECISIONS.items() if self.precision in precisions]
         on_cpu_only = self.engine in ("onnx", "openvino") or "torch" not in able
+        if self.engine != "auto" and self.name == EMBEDDED:
+            raise ValueError(f"model.engine is {self.engine!r}, but {EMBEDDED!r} has an engine of its own; remove it")
         if self.engine not in ("auto", *able):
             raise ValueError(
                 f"model.engine {self.engine!r} does not compute in {self.precision}; set model.engine to "

@@ -17,6 +17,7 @@ from benchmarks.serving.lineup import Entry, lineup
 from benchmarks.serving.load import run
 from benchmarks.serving.report import Results, goals
 from benchmarks.serving.rounds import Bench
+from benchmarks.serving.systems.bare import Bare
 from benchmarks.serving.systems.ours import Ours
 from benchmarks.serving.systems.pipeline import Setting
 from clients.commands.capacity import Supply
@@ -126,6 +127,39 @@ def test_a_shuffled_system_gets_no_figures_and_the_others_do(
 
     assert set(bench.results.values) == {"right"}
     assert [problem.split(":")[1].strip() for problem in bench.problems] == ["WrongAnswer"]
+
+
+class Recorded(Bare):
+    """A bare engine that remembers what it was asked."""
+
+    def __init__(self, known: Expected) -> None:
+        super().__init__("torch", "fp32")
+        self._canned = Canned(known)
+        self.asked: list[tuple[Request, ...]] = []
+
+    def start(self, model: Path, scratch: Path) -> None: ...
+
+    def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
+        self.asked.append(tuple(requests))
+        return [self._canned.ask(request) for request in requests]
+
+
+def test_a_bare_engine_is_warmed_once_for_the_same_pairs_in_whatever_lists(
+    expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists, (other, *_) = REQUESTS[:2], REQUESTS[2:]
+    texts = [Request((text,), one.labels) for one in lists for text in one.texts]
+    every = [Cell(name, tuple(asked), 1) for name, asked in (("lists", lists), ("texts", texts), ("other", [other]))]
+    bare = Recorded(expected)
+    monkeypatch.setattr("benchmarks.serving.load.MAX_PASSES", 1)
+    monkeypatch.setattr(Bench, "_probe", lambda *_: None)
+
+    bench = Bench(Path(), Path(), every, every, expected)
+    bench.round([Entry("bare", bare)], 0, lambda: None)
+
+    assert bench.problems == []
+    of_cells = [every[i].requests for i in (0, 0, 1, 2, 2)]  # warmed and measured, but for the second, which is known
+    assert bare.asked[1:] == of_cells
 
 
 def test_a_ratio_is_that_of_each_round_and_a_missed_goal_is_told() -> None:

@@ -22,7 +22,7 @@ from deployments.contract.model import ServedModel
 from deployments.engines import resolve as module
 from deployments.engines.choice import Machine
 from deployments.engines.embedding import EmbeddingEngine
-from deployments.engines.refusal import StartRefused
+from deployments.engines.refusal import SHARE, StartRefused
 from deployments.engines.resolve import EMBEDDED_NAME, convert, embedded_folder, load, locate, resolve
 from deployments.engines.torch import TorchEngine
 from tests.unprivileged import open_folder, unprivileged
@@ -147,7 +147,7 @@ def test_an_engine_of_the_cpu_is_refused_a_share_of_a_gpu(roberta: Path, monkeyp
     _on(Machine(ALL, frozenset()), monkeypatch)
     args = ModelArgs(name=str(roberta), engine="onnx")
 
-    with pytest.raises(StartRefused, match=r"onnx-fp32 computes on the CPU, but num_gpus .* is 0\.25"):
+    with pytest.raises(StartRefused, match=rf"onnx-fp32 computes on the CPU, but {re.escape(SHARE)} is 0\.25"):
         load(resolve(args), args, 0.25)
 
 
@@ -356,8 +356,8 @@ def test_an_embedded_model_that_is_not_installed_is_refused(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("device", "gpu_fraction", "message"),
     [
-        ("cuda", 0.0, r"model\.device is cuda, but num_gpus .* is 0;"),
-        ("cpu", 0.5, r"model\.device is cpu, but num_gpus .* is 0\.5"),
+        ("cuda", 0.0, rf"model\.device is cuda, but {re.escape(SHARE)} is 0;"),
+        ("cpu", 0.5, rf"model\.device is cpu, but {re.escape(SHARE)} is 0\.5"),
         ("auto", 0.5, r"torch finds no CUDA"),
         ("cuda", 1.0, r"torch finds no CUDA"),
     ],
@@ -386,7 +386,7 @@ def test_every_precision_of_torch_gets_as_far_as_the_gpu(
 def test_fp16_without_a_share_of_a_gpu_is_refused(roberta: Path) -> None:
     args = ModelArgs.model_validate({"name": str(roberta), "precision": "fp16"})
 
-    with pytest.raises(StartRefused, match=r"fp16 is computed on a GPU only, but num_gpus .* is 0; give"):
+    with pytest.raises(StartRefused, match=rf"fp16 is computed on a GPU only, but {re.escape(SHARE)} is 0; give"):
         load(resolve(args), args, 0.0)
 
 

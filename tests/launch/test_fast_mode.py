@@ -147,7 +147,7 @@ def _mode_is_on(service: Service) -> None:
     assert all(p.environ()["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" for p in replicas)
 
 
-@pytest.mark.parametrize(("callers", "least", "most"), [(1, 1, 1), (8, 2.5, 8), (64, 24, 64)])
+@pytest.mark.parametrize(("callers", "least", "most"), [(1, 1, 1), (8, 3, 8), (64, 26, 64)])
 def test_batches_grow_with_the_callers(
     service: Service, record: Record, callers: int, least: float, most: float
 ) -> None:
@@ -158,7 +158,8 @@ def test_batches_grow_with_the_callers(
     sizes = [len(batch) for batch in record.batches]  # a pair is a request here
     sizes = sizes[len(sizes) // 10 : -(len(sizes) // 10)]  # while all callers are at it
     assert least <= statistics.mean(sizes) <= most, sizes
-    # By twos: who came during one run goes with the next, so that 1 and 7 of 8 callers may take turns.
+    # By twos: who came during one run goes with the next, so that 1 and 7 of 8 callers may take turns. Half of all is
+    # the mean then.
     assert least <= statistics.median(map(statistics.mean, itertools.pairwise(sizes))) <= most, sizes
 
 

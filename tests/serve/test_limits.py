@@ -192,6 +192,7 @@ def test_a_roll_out_breaks_no_window(limited: Callable[..., tuple[App, Admission
     passed = admissions.all()
     _assert_exact(passed)
     assert _used(passed, start + 1, ended) >= 0.65, ends
+    assert statistics.median(_used(passed, start + i, start + i + 1) for i in range(1, int(ended - start))) >= 0.9, ends
 
 
 # Keys.

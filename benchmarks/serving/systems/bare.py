@@ -35,7 +35,7 @@ class Bare:
         found = iter(
             logits(
                 self.engine,
-                [(text, label) for r in requests for text in r.texts for label in r.labels],
+                [pair for request in requests for pair in request.pairs],
                 self._choice["device"],
             )
         )
