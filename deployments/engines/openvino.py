@@ -17,13 +17,14 @@ import numpy as np
 from .inputs import Inputs
 from .protocol import FloatArray, Pair
 from .quiet import import_openvino
+from .shapes import rounded
 from .streams import streams
 
 _ROUNDS_TO = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
-    """Pads a batch to its longest pair and runs it once."""
+    """Pads a batch to a shape that comes again (shapes.py) and runs it once."""
 
     def __init__(self, folder: Path, graph: Path, precision: Literal["fp32", "bf16", "int8"], threads: int) -> None:
         """
@@ -45,10 +46,12 @@ class OpenVinoEngine:
     def logits(self, pairs: Sequence[Pair]) -> FloatArray:
         if not pairs:
             return np.empty((0, 2), np.float32)
+        longest = max(pair.n_tokens for pair in pairs)
+        shape = rounded(len(pairs)), min(self._inputs.tokens.max_tokens, rounded(longest))
         request = self._idle.get()
         try:
-            request.infer(self._inputs.rows(pairs), share_inputs=True)
-            return self._inputs.table(request.get_output_tensor(0).data)
+            request.infer(self._inputs.rows(pairs, shape), share_inputs=True)
+            return self._inputs.table(request.get_output_tensor(0).data[: len(pairs)])
         finally:
             self._idle.put(request)
 
