@@ -208,7 +208,7 @@ class ClassifierConfig(Args):
     """`user_config` of the Classifier: changes without a restart."""
 
     max_batch_tokens: PositiveInt = 1_024
-    """Padded tokens in the engine at a time. A CPU gains nothing beyond 1,024; a GPU wants 16,384 or more."""
+    """Padded tokens in the engine at a time; it may round up. CPU: no gain beyond 1,024; a GPU wants 16,384 or more."""
 
     max_batch_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
     """A run of the engine that takes longer makes the replica unhealthy; Serve then replaces it."""

@@ -33,7 +33,7 @@ class Limits:
     """What may change while work waits."""
 
     max_batch_tokens: int
-    """Padded tokens in one run of the engine."""
+    """Padded tokens in one run of the engine, which may round up."""
 
     max_queued_tokens: int
     """Tokens of all waiting pairs."""

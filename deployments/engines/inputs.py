@@ -48,16 +48,17 @@ class Inputs:
         """The model's inputs by name, each (n_pairs, longest pair) or of `shape`.
 
         Args:
-            shape: a larger one; what is beyond the pairs are rows of one token, since attention to none is no number.
+            shape: a larger one; beyond the pairs the last one is repeated, as a row that every model can compute.
         """
         frame = self.tokens.frame
-        more, width = (shape[0] - len(pairs), shape[1]) if shape else (0, None)
+        n_rows, width = shape or (len(pairs), None)
+        filled = [*pairs, *[pairs[-1]] * (n_rows - len(pairs))]
         inputs = {
-            "input_ids": pad([*map(frame.join, pairs), *[[self._pad_id]] * more], self._pad_id, width),
-            "attention_mask": pad([*([1] * pair.n_tokens for pair in pairs), *[[1]] * more], 0, width),
+            "input_ids": pad([frame.join(pair) for pair in filled], self._pad_id, width),
+            "attention_mask": pad([[1] * pair.n_tokens for pair in filled], 0, width),
         }
         if self._has_types:
-            inputs["token_type_ids"] = pad([*map(frame.token_types, pairs), *[[0]] * more], 0, width)
+            inputs["token_type_ids"] = pad([frame.token_types(pair) for pair in filled], 0, width)
         return inputs
 
     def table(self, raw: FloatArray) -> FloatArray:

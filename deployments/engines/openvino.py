@@ -17,7 +17,7 @@ import numpy as np
 from .inputs import Inputs
 from .protocol import FloatArray, Pair
 from .quiet import import_openvino
-from .shapes import rounded
+from .shapes import recurring
 from .streams import streams
 
 _ROUNDS_TO = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -47,7 +47,7 @@ class OpenVinoEngine:
         if not pairs:
             return np.empty((0, 2), np.float32)
         longest = max(pair.n_tokens for pair in pairs)
-        shape = rounded(len(pairs)), min(self._inputs.tokens.max_tokens, rounded(longest))
+        shape = recurring(len(pairs), longest, self._inputs.tokens.max_tokens)
         request = self._idle.get()
         try:
             request.infer(self._inputs.rows(pairs, shape), share_inputs=True)
